@@ -1,0 +1,701 @@
+//! An image for a person (`Display`) and for a program (`Serialize`: stable JSON, `"schema": 1`).
+//!
+//! ```text
+//!  Report ── job, host, sizes ── processes ─┬─ threads       where each one stands
+//!                                           ├─ memory        like /proc/PID/maps, with what is stored of each area
+//!                                           ├─ descriptors   slots → open files, with what is stored of each file
+//!                                           └─ signals       dispositions, pending
+//! ```
+//!
+//! The whole image is read and every checksum verified; what is stored twice is counted once. In JSON, addresses, masks
+//! and inodes are strings (a JSON number is a double to many readers), sizes and PIDs are numbers, and byte strings are
+//! UTF-8 with U+FFFD for what is not. As text, control characters are escaped: an image may come from anywhere.
+
+use std::fmt::{self, Display, Formatter};
+use std::io::Read;
+
+use serde::{Serialize, Serializer};
+
+use crate::format::{Error, Reader, Record, VERSION};
+use crate::state::*;
+use crate::validate::Invalid;
+
+/// What an image holds, without its contents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    schema: u32,
+    format_version: u32,
+    id: String,
+    name: Option<String>,
+    command: Vec<Text>,
+    host: Host,
+    cpu: CpuFeatures,
+    /// RFC 3339, UTC.
+    frozen: String,
+    /// Bytes of all areas.
+    mapped_bytes: u64,
+    /// Bytes of memory in the image, each page counted once.
+    stored_bytes: u64,
+    /// Mapped and not stored: zero, or as in the mapped file.
+    absent_bytes: u64,
+    /// Bytes of files' contents in the image, each counted once.
+    file_bytes: u64,
+    image_bytes: u64,
+    sections: u64,
+    processes: Vec<ProcessReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct ProcessReport {
+    pid: i32,
+    parent: i32,
+    group: i32,
+    session: i32,
+    executable: Text,
+    working_directory: Text,
+    umask: String,
+    /// Effective.
+    uid: u32,
+    gid: u32,
+    threads: Vec<ThreadReport>,
+    areas: Vec<AreaReport>,
+    descriptors: Vec<Slot>,
+    files: Vec<FileReport>,
+    signals: Vec<SignalReport>,
+    /// Signals' numbers.
+    pending: Vec<i32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct ThreadReport {
+    tid: i32,
+    name: Text,
+    rip: Hex,
+    rsp: Hex,
+    /// The system call it was stopped in, if any.
+    call: Option<u64>,
+    blocked: Hex,
+    pending: Vec<i32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct AreaReport {
+    start: Hex,
+    end: Hex,
+    /// As in `/proc/PID/maps`: `rw-p`.
+    protection: String,
+    kind: &'static str,
+    path: Option<Text>,
+    offset: Hex,
+    /// `major:minor`, hexadecimal.
+    device: String,
+    inode: String,
+    stored_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct FileReport {
+    /// `O_RDWR|O_APPEND`.
+    flags: String,
+    kind: &'static str,
+    path: Option<Text>,
+    offset: Option<u64>,
+    size: Option<u64>,
+    /// `None` if the image is not meant to have this file's content.
+    stored_bytes: Option<u64>,
+    /// 0, 1 or 2 for an inherited stream.
+    standard: Option<u32>,
+    terminal: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct SignalReport {
+    signal: i32,
+    name: String,
+    /// `default`, `ignore` or `handle`.
+    action: &'static str,
+    handler: Hex,
+    flags: Hex,
+    mask: Hex,
+}
+
+/// Reads a whole image and describes it.
+///
+/// # Errors
+/// Those of [`Reader`]; [`Error::Invalid`] also if something follows the image.
+pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
+    let mut reader = Reader::new(reader)?;
+    let Record::Job(job) = reader.next()? else {
+        return Err(Invalid::new(format_args!("its first section is not the Job")).into());
+    };
+    let mut stored: Vec<Stored> = job.processes.iter().map(Stored::of).collect();
+    let totals = loop {
+        match reader.next()? {
+            Record::Pages { process, start, bytes } => {
+                stored[process as usize].pages.push((start, start + bytes.len() as u64));
+            }
+            Record::File {
+                process,
+                file,
+                offset,
+                bytes,
+            } => {
+                stored[process as usize].files[file as usize].push((offset, offset + bytes.len() as u64));
+            }
+            Record::End(totals) => break totals,
+            Record::Job(_) => return Err(Invalid::new(format_args!("it has a second Job section")).into()),
+        }
+    };
+    let image_bytes = reader.position();
+    reader.expect_eof()?;
+
+    let processes: Vec<_> = job
+        .processes
+        .iter()
+        .zip(stored)
+        .map(|(process, stored)| process_report(process, stored))
+        .collect();
+    let areas = || job.processes.iter().flat_map(|process| &process.memory.areas);
+    let mapped_bytes = areas().map(|area| area.end - area.start).sum();
+    let stored_bytes = processes
+        .iter()
+        .flat_map(|process| &process.areas)
+        .map(|area| area.stored_bytes)
+        .sum();
+    let file_bytes = processes
+        .iter()
+        .flat_map(|process| &process.files)
+        .filter_map(|file| file.stored_bytes)
+        .sum();
+    Ok(Report {
+        schema: 1,
+        format_version: VERSION,
+        id: job.id,
+        name: job.name,
+        command: job.command.iter().map(|word| Text::of(word)).collect(),
+        host: job.host,
+        cpu: job.cpu,
+        frozen: rfc3339(job.clocks.realtime),
+        mapped_bytes,
+        stored_bytes,
+        absent_bytes: mapped_bytes - stored_bytes,
+        file_bytes,
+        image_bytes,
+        sections: totals.sections,
+        processes,
+    })
+}
+
+/// The runs of one process, as (start, end).
+struct Stored {
+    pages: Vec<(u64, u64)>,
+    files: Vec<Vec<(u64, u64)>>,
+}
+
+impl Stored {
+    fn of(process: &Process) -> Stored {
+        Stored {
+            pages: Vec::new(),
+            files: vec![Vec::new(); process.descriptors.files.len()],
+        }
+    }
+}
+
+/// How many of the bytes from `start` to `end` are in at least one run; the runs are sorted and none crosses either.
+fn distinct(runs: &[(u64, u64)], start: u64, end: u64) -> u64 {
+    let inside = &runs[runs.partition_point(|run| run.0 < start)..runs.partition_point(|run| run.0 < end)];
+    let (bytes, _) = inside.iter().fold((0, start), |(bytes, reached), &(start, end)| {
+        (bytes + end.saturating_sub(start.max(reached)), end.max(reached))
+    });
+    bytes
+}
+
+fn process_report(process: &Process, mut stored: Stored) -> ProcessReport {
+    stored.pages.sort_unstable();
+    stored.files.iter_mut().for_each(|runs| runs.sort_unstable());
+    ProcessReport {
+        pid: process.pid,
+        parent: process.parent,
+        group: process.group,
+        session: process.session,
+        executable: Text::of(&process.executable),
+        working_directory: Text::of(&process.working_directory),
+        umask: format!("{:04o}", process.umask),
+        uid: process.credentials.uid[1],
+        gid: process.credentials.gid[1],
+        threads: process.threads.iter().map(thread_report).collect(),
+        areas: process
+            .memory
+            .areas
+            .iter()
+            .map(|area| area_report(area, &stored.pages))
+            .collect(),
+        descriptors: process.descriptors.slots.clone(),
+        files: process
+            .descriptors
+            .files
+            .iter()
+            .zip(&stored.files)
+            .map(|(file, runs)| file_report(file, runs))
+            .collect(),
+        signals: process.signals.actions.iter().map(signal_report).collect(),
+        pending: numbers(&process.signals.pending),
+    }
+}
+
+fn thread_report(thread: &Thread) -> ThreadReport {
+    let Registers { rip, rsp, orig_rax, .. } = thread.registers;
+    ThreadReport {
+        tid: thread.tid,
+        name: Text::of(&thread.name),
+        rip: Hex(rip),
+        rsp: Hex(rsp),
+        // The kernel keeps the call's number there and -1 when it was entered for another reason
+        // (`syscall_get_nr`, `arch/x86/include/asm/syscall.h`).
+        call: (orig_rax.cast_signed() >= 0).then_some(orig_rax),
+        blocked: Hex(thread.blocked),
+        pending: numbers(&thread.pending),
+    }
+}
+
+fn area_report(area: &Area, pages: &[(u64, u64)]) -> AreaReport {
+    let letter = |bit, letter| if area.protection & bit != 0 { letter } else { '-' };
+    let sharing = if area.shared { 's' } else { 'p' };
+    let (kind, file) = match &area.kind {
+        AreaKind::Anonymous => ("anonymous", None),
+        AreaKind::Heap => ("heap", None),
+        AreaKind::Stack => ("stack", None),
+        AreaKind::File(file) => ("file", Some(file)),
+    };
+    // gnu_dev_major and gnu_dev_minor of the C library, the form in which stat(2) gives a device.
+    let device = file.map_or(0, |file| file.device);
+    let (major, minor) = (
+        (device >> 8 & 0xfff) | (device >> 32 & !0xfff),
+        (device & 0xff) | (device >> 12 & 0xffff_ff00),
+    );
+    AreaReport {
+        start: Hex(area.start),
+        end: Hex(area.end),
+        protection: [letter(1, 'r'), letter(2, 'w'), letter(4, 'x'), sharing]
+            .into_iter()
+            .collect(),
+        kind,
+        path: file.map(|file| Text::of(&file.path)),
+        offset: Hex(file.map_or(0, |file| file.offset)),
+        device: format!("{major:02x}:{minor:02x}"),
+        inode: file.map_or(0, |file| file.inode).to_string(),
+        stored_bytes: distinct(pages, area.start, area.end),
+    }
+}
+
+fn file_report(file: &OpenFile, runs: &[(u64, u64)]) -> FileReport {
+    let mut report = FileReport {
+        flags: open_flags(file.flags),
+        kind: "",
+        path: None,
+        offset: None,
+        size: None,
+        stored_bytes: None,
+        standard: None,
+        terminal: None,
+    };
+    match &file.kind {
+        FileKind::Regular(regular) => {
+            report.kind = "regular";
+            report.path = Some(Text::of(&regular.path));
+            report.offset = Some(regular.offset);
+            report.size = Some(regular.size);
+            report.stored_bytes = regular.stored.then(|| distinct(runs, 0, u64::MAX));
+        }
+        FileKind::Directory { path, offset } => {
+            report.kind = "directory";
+            report.path = Some(Text::of(path));
+            report.offset = Some(*offset);
+        }
+        FileKind::Device { path, offset, .. } => {
+            report.kind = "device";
+            report.path = Some(Text::of(path));
+            report.offset = Some(*offset);
+        }
+        FileKind::Inherited { standard, terminal } => {
+            report.kind = "inherited";
+            report.standard = Some(*standard);
+            report.terminal = Some(*terminal);
+        }
+    }
+    report
+}
+
+fn signal_report(action: &SignalAction) -> SignalReport {
+    SignalReport {
+        signal: action.signal,
+        name: signal_name(action.signal),
+        // SIG_DFL, SIG_IGN.
+        action: match action.handler {
+            0 => "default",
+            1 => "ignore",
+            _ => "handle",
+        },
+        handler: Hex(action.handler),
+        flags: Hex(action.flags),
+        mask: Hex(action.mask),
+    }
+}
+
+/// `si_signo`, the first field of a `siginfo_t`.
+fn numbers(pending: &[Vec<u8>]) -> Vec<i32> {
+    pending
+        .iter()
+        .filter_map(|info| info.first_chunk())
+        .map(|number| i32::from_le_bytes(*number))
+        .collect()
+}
+
+/// The names of `signal(7)` for x86_64; real-time signals by number, since the C library keeps some for itself.
+fn signal_name(signal: i32) -> String {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    let name = usize::try_from(signal - 1).ok().and_then(|index| NAMES.get(index));
+    name.map_or_else(|| format!("SIG{signal}"), |name| format!("SIG{name}"))
+}
+
+/// `O_*` by name (`asm-generic/fcntl.h`), what has none in octal.
+fn open_flags(flags: u32) -> String {
+    const ACCESS: [&str; 4] = ["O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"];
+    // Those that contain the bits of another come first.
+    const NAMES: [(u32, &str); 11] = [
+        (0o4010000, "O_SYNC"),
+        (0o20200000, "O_TMPFILE"),
+        (0o10000, "O_DSYNC"),
+        (0o200000, "O_DIRECTORY"),
+        (0o2000, "O_APPEND"),
+        (0o4000, "O_NONBLOCK"),
+        (0o20000, "O_ASYNC"),
+        (0o40000, "O_DIRECT"),
+        (0o400000, "O_NOFOLLOW"),
+        (0o1000000, "O_NOATIME"),
+        (0o10000000, "O_PATH"),
+    ];
+    let mut text = ACCESS[(flags & 3) as usize].to_owned();
+    // O_LARGEFILE says nothing of a 64-bit program; the kernel sets it on every open.
+    let mut rest = flags & !3 & !0o100000;
+    for (bits, name) in NAMES {
+        if rest & bits == bits {
+            rest &= !bits;
+            text = text + "|" + name;
+        }
+    }
+    if rest != 0 {
+        text += &format!("|{rest:#o}");
+    }
+    text
+}
+
+/// Nanoseconds since the epoch as RFC 3339 in UTC. Leap seconds do not exist in Unix time.
+fn rfc3339(nanoseconds: u64) -> String {
+    let (seconds, fraction) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years are counted from March, so that the leap day is the last one, and in eras of 400 years from 0000-03-01,
+    // which is 719468 days before the epoch.
+    let (era, day) = ((days + 719_468) / 146_097, (days + 719_468) % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let march = (5 * day + 2) / 153;
+    let day = day - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:09}Z")
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "job        {}", self.id)?;
+        if let Some(name) = &self.name {
+            write!(f, " ({name})")?;
+        }
+        f.write_str("\ncommand   ")?;
+        self.command.iter().try_for_each(|word| write!(f, " {}", Word(word)))?;
+        let Host {
+            nodename,
+            kernel,
+            machine,
+        } = &self.host;
+        writeln!(f, "\nhost       {nodename}, {kernel}, {machine}")?;
+        writeln!(
+            f,
+            "cpu        {}, {}, {} flags",
+            self.cpu.vendor,
+            self.cpu.model,
+            self.cpu.flags.len()
+        )?;
+        writeln!(f, "frozen     {}", self.frozen)?;
+        let [mapped, stored, absent, files, image] = [
+            self.mapped_bytes,
+            self.stored_bytes,
+            self.absent_bytes,
+            self.file_bytes,
+            self.image_bytes,
+        ]
+        .map(Size);
+        writeln!(
+            f,
+            "memory     {mapped} mapped, {stored} stored, {absent} absent (zero, or as in the mapped file)"
+        )?;
+        writeln!(f, "files      {files} of content stored")?;
+        writeln!(
+            f,
+            "image      format {}, {} sections, {image}",
+            self.format_version, self.sections
+        )?;
+        self.processes.iter().try_for_each(|process| write!(f, "\n{process}"))
+    }
+}
+
+impl Display for ProcessReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "process {}  {}", self.pid, self.executable)?;
+        let Self {
+            parent,
+            group,
+            session,
+            uid,
+            gid,
+            umask,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "  parent {parent}, group {group}, session {session}, uid {uid}, gid {gid}, umask {umask}"
+        )?;
+        writeln!(f, "  working directory {}", self.working_directory)?;
+        list(f, "threads: tid, rip, state, name", &self.threads)?;
+        list(
+            f,
+            "memory: start-end, protection, offset, device, inode, stored, what",
+            &self.areas,
+        )?;
+        let descriptors = self
+            .descriptors
+            .iter()
+            .map(|slot| Descriptor(slot, &self.files[slot.file as usize]));
+        list(
+            f,
+            "descriptors: number (+ is close-on-exec), kind, flags, what",
+            descriptors,
+        )?;
+        list(f, "signals: name, action, flags, mask", &self.signals)?;
+        if !self.pending.is_empty() {
+            writeln!(f, "  pending:{}", Names(&self.pending))?;
+        }
+        Ok(())
+    }
+}
+
+fn list<T: Display>(f: &mut Formatter<'_>, title: &str, items: impl IntoIterator<Item = T>) -> fmt::Result {
+    writeln!(f, "  {title}")?;
+    items.into_iter().try_for_each(|item| writeln!(f, "    {item}"))
+}
+
+/// Signals by name, a space before each.
+struct Names<'a>(&'a [i32]);
+
+impl Display for Names<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|signal| write!(f, " {}", signal_name(*signal)))
+    }
+}
+
+impl Display for ThreadReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let state = self
+            .call
+            .map_or_else(|| "in its own code".to_owned(), |call| format!("in call {call}"));
+        write!(f, "{:>7} {:#014x} {state:<15} {}", self.tid, self.rip.0, self.name)?;
+        if !self.pending.is_empty() {
+            write!(f, ", pending:{}", Names(&self.pending))?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for AreaReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            start,
+            end,
+            protection,
+            offset,
+            device,
+            inode,
+            ..
+        } = self;
+        let stored = Size(self.stored_bytes).to_string();
+        write!(
+            f,
+            "{:012x}-{:012x} {protection} {:08x} {device} {inode:<8} {stored:>9}",
+            start.0, end.0, offset.0
+        )?;
+        match &self.path {
+            Some(path) => write!(f, "  {path}"),
+            None => write!(f, "  [{}]", self.kind),
+        }
+    }
+}
+
+/// A slot with the open file that it refers to.
+struct Descriptor<'a>(&'a Slot, &'a FileReport);
+
+impl Display for Descriptor<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(slot, file) = self;
+        let on_exec = if slot.close_on_exec { '+' } else { ' ' };
+        write!(f, "{:>7}{on_exec} {:<9} {}", slot.number, file.kind, file.flags)?;
+        if let Some(path) = &file.path {
+            write!(f, "  {path}")?;
+        }
+        if let Some(offset) = file.offset {
+            write!(f, " at {offset}")?;
+        }
+        if let Some(size) = file.size {
+            write!(f, " of {size} bytes")?;
+        }
+        if let Some(stored) = file.stored_bytes {
+            write!(f, ", {} stored", Size(stored))?;
+        }
+        if let Some(standard) = file.standard {
+            write!(
+                f,
+                "  the restorer's {}",
+                ["input", "output", "error"][standard as usize]
+            )?;
+        }
+        if file.terminal == Some(true) {
+            f.write_str(", a terminal")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for SignalReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<9} ", self.name)?;
+        match self.action {
+            "handle" => write!(f, "{:#014x}", self.handler.0)?,
+            action => write!(f, "{action:<14}")?,
+        }
+        write!(f, " {:#010x} {:016x}", self.flags.0, self.mask.0)
+    }
+}
+
+/// A number that is not counted with: in JSON, a string like `"0x401000"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hex(u64);
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:#x}", self.0))
+    }
+}
+
+/// Bytes that should be UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+struct Text(String);
+
+impl Text {
+    fn of(bytes: &[u8]) -> Text {
+        Text(String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+/// With what cannot be seen escaped.
+impl Display for Text {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\'' | '"' | '\\' => write!(f, "{c}"),
+            _ => write!(f, "{}", c.escape_debug()),
+        })
+    }
+}
+
+/// A word of a command line, quoted where a shell would need it.
+struct Word<'a>(&'a Text);
+
+impl Display for Word<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let word = self.0;
+        let plain = |c: char| c.is_alphanumeric() || "_-./,:=+@%".contains(c);
+        if !word.0.is_empty() && word.0.chars().all(plain) {
+            return write!(f, "{word}");
+        }
+        write!(f, "'{}'", Text(word.0.replace('\'', r"'\''")))
+    }
+}
+
+/// Bytes in the largest unit of which there is at least one.
+struct Size(u64);
+
+impl Display for Size {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let steps = self.0.checked_ilog2().unwrap_or(0) / 10;
+        let unit = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"][steps as usize];
+        let decimals = usize::from(steps != 0);
+        write!(
+            f,
+            "{:.decimals$} {unit}",
+            self.0 as f64 / (1_u64 << (10 * steps)) as f64
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_date() {
+        let of = |seconds: u64| rfc3339(seconds * 1_000_000_000);
+        assert_eq!(of(0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(of(68_169_599), "1972-02-28T23:59:59.000000000Z");
+        assert_eq!(of(951_782_400), "2000-02-29T00:00:00.000000000Z");
+        assert_eq!(of(1_230_768_000), "2009-01-01T00:00:00.000000000Z");
+        assert_eq!(of(4_107_542_400), "2100-03-01T00:00:00.000000000Z");
+        assert_eq!(rfc3339(i64::MAX as u64), "2262-04-11T23:47:16.854775807Z");
+    }
+
+    #[test]
+    fn what_is_stored_twice_counts_once() {
+        let runs = [(0, 4), (0, 10), (2, 3), (10, 12), (20, 24)];
+        assert_eq!(distinct(&runs, 0, 10), 10);
+        assert_eq!(distinct(&runs, 10, 20), 2);
+        assert_eq!(distinct(&runs, 0, u64::MAX), 16);
+        assert_eq!(distinct(&[], 0, u64::MAX), 0);
+    }
+
+    #[test]
+    fn flags_have_names() {
+        assert_eq!(open_flags(0o100000), "O_RDONLY");
+        assert_eq!(open_flags(0o102002), "O_RDWR|O_APPEND");
+        assert_eq!(open_flags(0o4010001), "O_WRONLY|O_SYNC");
+        assert_eq!(open_flags(0o20200002 | 0o40000000), "O_RDWR|O_TMPFILE|0o40000000");
+    }
+
+    #[test]
+    fn text_cannot_talk_to_a_terminal() {
+        assert_eq!(Text::of(b"a\x1b[2J\n\xff'").to_string(), "a\\u{1b}[2J\\n\u{fffd}'");
+        assert_eq!(Word(&Text::of(b"it's")).to_string(), r"'it'\''s'");
+        assert_eq!(Word(&Text::of(b"")).to_string(), "''");
+    }
+
+    #[test]
+    fn sizes_have_one_decimal() {
+        let sizes = [0, 1023, 1024, 1536, 1 << 30, u64::MAX].map(|bytes| Size(bytes).to_string());
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 GiB", "16.0 EiB"]);
+    }
+}

@@ -1,0 +1,382 @@
+//! What a job *is*, as plain data: the structured part of an image.
+//!
+//! ```text
+//! Job ─┬─ Host, Clocks, CpuFeatures      where and when it was frozen
+//!      └─ Process ─┬─ Memory ── Area*     layout only; page contents travel as raw runs
+//!                  ├─ Signals             dispositions, shared pending queue, interval timers
+//!                  ├─ Descriptors         slots (number, close-on-exec) → open file descriptions
+//!                  └─ Thread*             registers, extended state, masks, per-thread pointers
+//! ```
+//!
+//! These are *stored* types: they say what was found, in the kernel's own units (bytes, nanoseconds, raw flag
+//! words), and know nothing of how it was read or how it is rebuilt. Addresses are those of the target and are
+//! plain `u64`, because nothing in this crate may dereference one. Byte strings that the kernel does not promise to
+//! be UTF-8 (paths, names) are bytes.
+//!
+//! bincode has no schema evolution: a change of any type here is a new section version in [`crate::format`].
+
+use serde::{Deserialize, Serialize};
+
+/// A whole job at one instant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The id that `vctl ps` shows; unique per origin.
+    pub id: String,
+    /// The name given with `vrun -n`, if any.
+    pub name: Option<String>,
+    /// The command line that was given to `vrun`.
+    #[serde(with = "byte_strings")]
+    pub command: Vec<Vec<u8>>,
+    pub host: Host,
+    pub clocks: Clocks,
+    pub cpu: CpuFeatures,
+    pub processes: Vec<Process>,
+}
+
+/// Identity of the host that a job sees as its own: its origin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    pub nodename: String,
+    /// `uname -r` and `uname -v`, for people: nothing is decided from them.
+    pub kernel: String,
+    pub machine: String,
+}
+
+/// Clock readings at the instant of freezing, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clocks {
+    pub realtime: u64,
+    /// `CLOCK_MONOTONIC` as the job sees it (its time namespace included).
+    pub monotonic: u64,
+    /// `CLOCK_BOOTTIME` as the job sees it.
+    pub boottime: u64,
+}
+
+/// Instruction-set extensions that the program may have found with CPUID: Linux' names (`/proc/cpuinfo`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuFeatures {
+    pub vendor: String,
+    pub model: String,
+    /// Sorted, without duplicates.
+    pub flags: Vec<String>,
+}
+
+/// One process (thread group).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: i32,
+    pub group: i32,
+    pub session: i32,
+    /// Where `/proc/PID/exe` led.
+    #[serde(with = "serde_bytes")]
+    pub executable: Vec<u8>,
+    pub memory: Memory,
+    pub signals: Signals,
+    pub descriptors: Descriptors,
+    #[serde(with = "serde_bytes")]
+    pub working_directory: Vec<u8>,
+    pub umask: u32,
+    pub credentials: Credentials,
+    /// `RLIMIT_*` in numeric order (`asm-generic/resource.h`).
+    pub limits: Vec<Limit>,
+    pub personality: u64,
+    pub nice: i32,
+    pub dumpable: u32,
+    /// `PR_SET_CHILD_SUBREAPER`.
+    pub subreaper: bool,
+    /// The thread group leader first.
+    pub threads: Vec<Thread>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Real, effective, saved, file-system.
+    pub uid: [u32; 4],
+    pub gid: [u32; 4],
+    pub groups: Vec<u32>,
+}
+
+/// The address space: what is mapped, not what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Ascending, not overlapping; the program's own areas only (the vDSO's are in [`Memory::vdso`]).
+    pub areas: Vec<Area>,
+    pub layout: Layout,
+    #[serde(with = "serde_bytes")]
+    pub auxv: Vec<u8>,
+    pub vdso: Option<Vdso>,
+}
+
+/// One area of memory, `/proc/PID/smaps` in our own words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Area {
+    pub start: u64,
+    /// Exclusive.
+    pub end: u64,
+    /// `PROT_READ | PROT_WRITE | PROT_EXEC`.
+    pub protection: u32,
+    pub kind: AreaKind,
+    /// `MAP_SHARED`.
+    pub shared: bool,
+    /// `MAP_GROWSDOWN`: a stack that the kernel extends.
+    pub grows_down: bool,
+    /// `MAP_NORESERVE`.
+    pub no_reserve: bool,
+    /// Locked with `mlock`.
+    pub locked: bool,
+    /// `MADV_*` values in force that outlive the call (`MADV_DONTFORK`, `MADV_HUGEPAGE`, …).
+    pub advice: Vec<i32>,
+}
+
+/// What an area was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AreaKind {
+    Anonymous,
+    /// The `brk` area.
+    Heap,
+    /// The initial thread's stack.
+    Stack,
+    File(FileMapping),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMapping {
+    #[serde(with = "serde_bytes")]
+    pub path: Vec<u8>,
+    /// In bytes.
+    pub offset: u64,
+    pub device: u64,
+    pub inode: u64,
+}
+
+/// `struct prctl_mm_map`: the boundaries that `/proc/PID/stat` and `brk` work from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub brk: u64,
+    pub start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+}
+
+/// The kernel's own code in the process. Programs keep pointers into it, so it must answer at this address for life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vdso {
+    /// Where `[vdso]` was.
+    pub start: u64,
+    /// Its bytes (an ELF shared object).
+    #[serde(with = "serde_bytes")]
+    pub code: Vec<u8>,
+    /// The `[vvar]`-like areas in front of it: (start, end).
+    pub data: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signals {
+    /// Dispositions that are not the default.
+    pub actions: Vec<SignalAction>,
+    /// Pending for the process as a whole, in order: raw `siginfo_t` (128 bytes each).
+    #[serde(with = "byte_strings")]
+    pub pending: Vec<Vec<u8>>,
+    /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF` as `getitimer` gave them.
+    pub interval_timers: [IntervalTimer; 3],
+}
+
+/// `struct kernel_sigaction`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalAction {
+    pub signal: i32,
+    pub handler: u64,
+    pub flags: u64,
+    pub restorer: u64,
+    pub mask: u64,
+}
+
+/// In microseconds; a zero `value` means disarmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntervalTimer {
+    pub interval: u64,
+    pub value: u64,
+}
+
+/// One thread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thread {
+    pub tid: i32,
+    /// `PR_GET_NAME`.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    pub registers: Registers,
+    /// The extended state as `NT_X86_XSTATE` gives it (standard format: legacy area, header, components).
+    #[serde(with = "serde_bytes")]
+    pub xstate: Vec<u8>,
+    /// The blocked mask, one bit per signal, bit 0 is signal 1.
+    pub blocked: u64,
+    /// Pending for this thread, raw `siginfo_t`.
+    #[serde(with = "byte_strings")]
+    pub pending: Vec<Vec<u8>>,
+    pub alternate_stack: AlternateStack,
+    pub robust_list: RobustList,
+    /// `set_tid_address`.
+    pub clear_child_tid: u64,
+    pub rseq: Option<Rseq>,
+    /// `PR_GET_TIMERSLACK`, nanoseconds.
+    pub timer_slack: u64,
+    /// `PR_GET_PDEATHSIG`.
+    pub parent_death_signal: i32,
+}
+
+/// `struct user_regs_struct` of x86_64, in its order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registers {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub orig_rax: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub eflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub ds: u64,
+    pub es: u64,
+    pub fs: u64,
+    pub gs: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlternateStack {
+    pub address: u64,
+    pub flags: i32,
+    pub size: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RobustList {
+    pub head: u64,
+    pub length: u64,
+}
+
+/// A registration with `rseq(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rseq {
+    pub address: u64,
+    pub size: u32,
+    pub signature: u32,
+    pub flags: u32,
+}
+
+/// The descriptor table: slots point into the list of open file descriptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptors {
+    /// Ascending by number.
+    pub slots: Vec<Slot>,
+    pub files: Vec<OpenFile>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    pub number: i32,
+    pub close_on_exec: bool,
+    /// Index into [`Descriptors::files`].
+    pub file: u32,
+}
+
+/// An open file description: shared by every slot that `dup` or `fork` made from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFile {
+    /// `O_*` status flags and access mode, as `/proc/PID/fdinfo` has them, without `O_CLOEXEC`.
+    pub flags: u32,
+    pub kind: FileKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileKind {
+    Regular(RegularFile),
+    Directory {
+        #[serde(with = "serde_bytes")]
+        path: Vec<u8>,
+        /// The cookie of `readdir`.
+        offset: u64,
+    },
+    /// `/dev/null`, `/dev/zero`, `/dev/full`, `/dev/random`, `/dev/urandom`.
+    Device {
+        #[serde(with = "serde_bytes")]
+        path: Vec<u8>,
+        device: u64,
+        offset: u64,
+    },
+    /// A stream that the job inherited (its terminal, or a pipe, file or socket that `vrun` got as standard input,
+    /// output or error): a restored job gets its restorer's stream of the same number.
+    Inherited {
+        /// 0, 1 or 2.
+        standard: u32,
+        terminal: bool,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegularFile {
+    #[serde(with = "serde_bytes")]
+    pub path: Vec<u8>,
+    pub offset: u64,
+    /// Size when the job was frozen.
+    pub size: u64,
+    pub mode: u32,
+    /// Modification time, nanoseconds since the epoch.
+    pub modified: i64,
+    /// True when the image has a content section for this file.
+    pub stored: bool,
+}
+
+/// `Vec<Vec<u8>>` without an element-by-element encoding.
+mod byte_strings {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Item(#[serde(with = "serde_bytes")] Vec<u8>);
+
+    #[derive(Serialize)]
+    struct ItemRef<'a>(#[serde(with = "serde_bytes")] &'a [u8]);
+
+    pub(super) fn serialize<S: Serializer>(list: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
+        list.iter()
+            .map(|bytes| ItemRef(bytes))
+            .collect::<Vec<_>>()
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<u8>>, D::Error> {
+        Ok(Vec::<Item>::deserialize(deserializer)?
+            .into_iter()
+            .map(|item| item.0)
+            .collect())
+    }
+}

@@ -1,0 +1,499 @@
+//! What a job must satisfy before anything may rely on it: the one place where a peer's or a file's words are judged.
+//!
+//! ```text
+//!  Job ── id, name, command, host, clocks, cpu
+//!   └ Process ── numbers, paths, credentials, limits
+//!      ├ Memory ── areas, layout, auxv, vdso      disjoint, page-aligned, below the top of user space
+//!      ├ Signals ── actions, pending              numbers 1..=64, siginfo_t of 128 bytes
+//!      ├ Descriptors ── slots → files             indices in range, flags that cannot create or destroy
+//!      └ Thread ── registers, xstate, …           nothing that only a kernel may have
+//! ```
+//!
+//! The rules are of two kinds: what later code indexes, adds up or allocates by, and what a kernel could not have given
+//! to a program, so that nobody made it by freezing one. Whether this host can *do* what a job needs is not asked.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use crate::format::PAGE;
+use crate::state::*;
+
+/// The first rule that a job breaks, as a sentence that says where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+impl Invalid {
+    pub(crate) fn new(sentence: fmt::Arguments<'_>) -> Invalid {
+        Invalid(sentence.to_string())
+    }
+
+    /// Says of what the sentence speaks.
+    fn of(self, what: fmt::Arguments<'_>) -> Invalid {
+        Invalid(format!("{what}: {}", self.0))
+    }
+}
+
+/// Returns [`Invalid`] with the sentence unless the condition holds.
+macro_rules! ensure {
+    ($holds:expr, $($sentence:tt)+) => {
+        if !$holds {
+            return Err($crate::validate::Invalid::new(format_args!($($sentence)+)).into());
+        }
+    };
+}
+pub(crate) use ensure;
+
+type Verdict = Result<(), Invalid>;
+
+/// The end of user space with four page-table levels: `TASK_SIZE_MAX`, `arch/x86/include/asm/page_64_types.h`.
+pub const USER_END: u64 = 0x7fff_ffff_f000;
+/// The first address that is not canonical.
+const CANONICAL_END: u64 = 1 << 47;
+/// `PID_MAX_LIMIT`, `include/linux/threads.h`.
+const MAX_PID: i32 = 1 << 22;
+const MAX_PROCESSES: usize = 1 << 15;
+const MAX_THREADS: usize = 1 << 16;
+/// Areas of a process, slots of one, its open files, and its pending signals.
+const MAX_ENTRIES: usize = 1 << 20;
+/// `PATH_MAX`.
+const MAX_PATH: usize = 4096;
+/// `NGROUPS_MAX`.
+const MAX_GROUPS: usize = 1 << 16;
+/// Bytes in a `siginfo_t`, whose first four are its signal's number.
+const SIGINFO: usize = 128;
+
+impl Job {
+    /// Checks everything that later code relies on, and that nothing is said which no kernel would have said.
+    ///
+    /// # Errors
+    /// The first rule that is broken. Takes time linear in the job's size (hash sets for the uniqueness of numbers).
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let of_id = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+        ensure!(
+            (1..=64).contains(&self.id.len()) && self.id.bytes().all(of_id),
+            "the id must be 1 to 64 letters, digits, '-' and '_'"
+        );
+        if let Some(name) = &self.name {
+            text("name", name, 64)?;
+            ensure!(
+                !name.is_empty() && !name.contains('/'),
+                "the name must not be empty nor contain a slash"
+            );
+        }
+        ensure!(!self.command.is_empty(), "the command line is empty");
+        ensure!(
+            self.command.iter().all(|word| !word.contains(&0)),
+            "a word of the command line contains a zero byte"
+        );
+        text("node name", &self.host.nodename, 64)?;
+        text("kernel version", &self.host.kernel, 256)?;
+        text("machine", &self.host.machine, 64)?;
+        let Clocks {
+            realtime,
+            monotonic,
+            boottime,
+        } = self.clocks;
+        ensure!(
+            [realtime, monotonic, boottime]
+                .iter()
+                .all(|clock| i64::try_from(*clock).is_ok()),
+            "a clock reads more than 292 years"
+        );
+        text("CPU vendor", &self.cpu.vendor, 64)?;
+        text("CPU model", &self.cpu.model, 256)?;
+        ensure!(self.cpu.flags.len() <= 4096, "there are more than 4096 CPU flags");
+        ensure!(
+            self.cpu.flags.is_sorted_by(|a, b| a < b),
+            "the CPU flags are not sorted, or one is there twice"
+        );
+        self.cpu.flags.iter().try_for_each(|flag| text("CPU flag", flag, 64))?;
+
+        count("processes", self.processes.len(), 1, MAX_PROCESSES)?;
+        let (mut pids, mut tids) = (HashSet::new(), HashSet::new());
+        for process in &self.processes {
+            let mut check = || {
+                ensure!(pids.insert(process.pid), "this PID is there twice");
+                process.check()?;
+                let twice = process.threads.iter().find(|thread| !tids.insert(thread.tid));
+                ensure!(twice.is_none(), "a thread of it has a TID that is there twice");
+                Ok(())
+            };
+            check().map_err(|invalid: Invalid| invalid.of(format_args!("process {}", process.pid)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Process {
+    fn check(&self) -> Verdict {
+        ensure!((1..=MAX_PID).contains(&self.pid), "the PID is not one");
+        // 0 is what a PID namespace shows of a process outside of it.
+        ensure!(
+            [self.parent, self.group, self.session]
+                .iter()
+                .all(|pid| (0..=MAX_PID).contains(pid)),
+            "the parent, process group or session is not a PID"
+        );
+        path("executable", &self.executable)?;
+        path("working directory", &self.working_directory)?;
+        ensure!(self.umask <= 0o777, "the umask is {:#o}", self.umask);
+        self.credentials.check()?;
+        count("limits", self.limits.len(), 0, 16)?;
+        ensure!(
+            self.limits.iter().all(|limit| limit.soft <= limit.hard),
+            "a soft limit is above its hard limit"
+        );
+        ensure!(
+            self.personality <= u64::from(u32::MAX),
+            "the personality is {:#x}",
+            self.personality
+        );
+        ensure!((-20..=19).contains(&self.nice), "the nice value is {}", self.nice);
+        ensure!(self.dumpable <= 2, "dumpable is {}", self.dumpable);
+        self.memory.check()?;
+        self.signals.check()?;
+        self.descriptors.check()?;
+        count("threads", self.threads.len(), 1, MAX_THREADS)?;
+        ensure!(
+            self.threads[0].tid == self.pid,
+            "the first thread is {}, not the leader",
+            self.threads[0].tid
+        );
+        for thread in &self.threads {
+            thread
+                .check()
+                .map_err(|invalid| invalid.of(format_args!("thread {}", thread.tid)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Credentials {
+    fn check(&self) -> Verdict {
+        count("groups", self.groups.len(), 0, MAX_GROUPS)?;
+        // (uid_t)-1 is nobody: `setresuid` takes it for "leave as it is", which would be our own.
+        let all = self.uid.iter().chain(&self.gid).chain(&self.groups);
+        ensure!(all.clone().all(|id| *id != u32::MAX), "a user or group id is -1");
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn check(&self) -> Verdict {
+        count("areas", self.areas.len(), 0, MAX_ENTRIES)?;
+        let mut before = 0;
+        for area in &self.areas {
+            let check = || {
+                range(area.start, area.end)?;
+                ensure!(before <= area.start, "overlaps the area before it, or is out of order");
+                area.check()
+            };
+            check().map_err(|invalid| invalid.of(format_args!("area {:#x}-{:#x}", area.start, area.end)))?;
+            before = area.end;
+        }
+        self.layout.check()?;
+        ensure!(
+            self.auxv.len() <= 4096 && self.auxv.len().is_multiple_of(16),
+            "the auxiliary vector has {} bytes",
+            self.auxv.len()
+        );
+        match &self.vdso {
+            Some(vdso) => vdso
+                .check(&self.areas)
+                .map_err(|invalid| invalid.of(format_args!("vdso"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Area {
+    fn check(&self) -> Verdict {
+        ensure!(self.protection <= 7, "has protection {:#x}", self.protection);
+        if let AreaKind::File(file) = &self.kind {
+            path("file", &file.path)?;
+            ensure!(
+                file.offset.is_multiple_of(PAGE),
+                "the offset {:#x} in its file is not page-aligned",
+                file.offset
+            );
+            let end = file.offset.checked_add(self.end - self.start);
+            ensure!(end.is_some_and(is_offset), "goes beyond what a file can have");
+        }
+        // MADV_RANDOM, SEQUENTIAL, DONTFORK, MERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, WIPEONFORK: the advice that is
+        // a property of an area. The other numbers are actions, some of them destructive.
+        count("pieces of advice", self.advice.len(), 0, 8)?;
+        let foreign = self
+            .advice
+            .iter()
+            .find(|advice| ![1, 2, 10, 12, 14, 15, 16, 18].contains(*advice));
+        ensure!(
+            foreign.is_none(),
+            "has the advice {foreign:?}, which does not outlive the call"
+        );
+        Ok(())
+    }
+}
+
+impl Layout {
+    /// The order that `PR_SET_MM_MAP` demands (`validate_prctl_map_addr`, `kernel/sys.c`).
+    fn check(&self) -> Verdict {
+        let pairs = [
+            ("code", self.start_code, self.end_code),
+            ("data", self.start_data, self.end_data),
+            ("brk", self.start_brk, self.brk),
+            ("arguments", self.arg_start, self.arg_end),
+            ("environment", self.env_start, self.env_end),
+            ("stack", self.start_stack, self.start_stack),
+        ];
+        for (what, start, end) in pairs {
+            ensure!(
+                start <= end && end <= USER_END,
+                "the {what} is said to be at {start:#x}-{end:#x}"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Vdso {
+    fn check(&self, areas: &[Area]) -> Verdict {
+        let length = self.code.len() as u64;
+        ensure!(length <= 64 << 10, "has {length} bytes, the most is 64 KiB");
+        let end = self.start.checked_add(length);
+        count("data areas", self.data.len(), 0, 16)?;
+        let mut ranges: Vec<(u64, u64)> = end.map(|end| (self.start, end)).into_iter().collect();
+        ensure!(!ranges.is_empty(), "begins at {:#x}", self.start);
+        ranges.extend(&self.data);
+        ranges.sort_unstable();
+        ranges.iter().try_for_each(|&(start, end)| range(start, end))?;
+        ensure!(ranges.is_sorted_by(|a, b| a.1 <= b.0), "its code and data overlap");
+        for (start, end) in ranges {
+            let behind = areas.partition_point(|area| area.end <= start);
+            let free = areas.get(behind).is_none_or(|area| end <= area.start);
+            ensure!(free, "{start:#x}-{end:#x} overlaps an area");
+        }
+        Ok(())
+    }
+}
+
+impl Signals {
+    fn check(&self) -> Verdict {
+        let mut seen = HashSet::new();
+        for SignalAction { signal, .. } in &self.actions {
+            // SIGKILL and SIGSTOP: sigaction(2) gives EINVAL.
+            let settable = (1..=64).contains(signal) && *signal != 9 && *signal != 19;
+            ensure!(settable, "signal {signal} has a disposition");
+            ensure!(seen.insert(*signal), "signal {signal} has two dispositions");
+        }
+        pending(&self.pending)
+    }
+}
+
+impl Descriptors {
+    fn check(&self) -> Verdict {
+        count("descriptors", self.slots.len(), 0, MAX_ENTRIES)?;
+        count("open files", self.files.len(), 0, MAX_ENTRIES)?;
+        ensure!(
+            self.slots.iter().all(|slot| slot.number >= 0),
+            "a descriptor is negative"
+        );
+        ensure!(
+            self.slots.is_sorted_by(|a, b| a.number < b.number),
+            "the descriptors are not ascending"
+        );
+        let dangling = self.slots.iter().find(|slot| slot.file as usize >= self.files.len());
+        ensure!(
+            dangling.is_none(),
+            "a descriptor refers to an open file that is not there: {dangling:?}"
+        );
+        for (index, file) in self.files.iter().enumerate() {
+            file.check()
+                .map_err(|invalid| invalid.of(format_args!("open file {index}")))?;
+        }
+        Ok(())
+    }
+}
+
+impl OpenFile {
+    fn check(&self) -> Verdict {
+        // O_CREAT, O_EXCL, O_NOCTTY, O_TRUNC: do_dentry_open (`fs/open.c`) takes them away, and opening with one again
+        // could destroy the file. O_CLOEXEC belongs to the slot.
+        const FORBIDDEN: u32 = 0o100 | 0o200 | 0o400 | 0o1000 | 0o2000000;
+        ensure!(
+            self.flags & FORBIDDEN == 0,
+            "has the flags {:#o}, which no open file has",
+            self.flags
+        );
+        let offset = match &self.kind {
+            FileKind::Regular(file) => {
+                path("file", &file.path)?;
+                ensure!(is_offset(file.size), "has {} bytes", file.size);
+                ensure!(file.mode <= 0o177777, "has mode {:#o}", file.mode);
+                file.offset
+            }
+            FileKind::Directory {
+                path: directory,
+                offset,
+            } => {
+                path("directory", directory)?;
+                *offset
+            }
+            FileKind::Device {
+                path: device, offset, ..
+            } => {
+                let known = ["null", "zero", "full", "random", "urandom"].map(|name| format!("/dev/{name}"));
+                ensure!(
+                    known.iter().any(|path| path.as_bytes() == device),
+                    "is a device other than null, zero, …"
+                );
+                *offset
+            }
+            FileKind::Inherited { standard, .. } => {
+                ensure!(*standard <= 2, "is said to be the standard stream {standard}");
+                0
+            }
+        };
+        ensure!(is_offset(offset), "is at offset {offset}");
+        Ok(())
+    }
+}
+
+impl Thread {
+    fn check(&self) -> Verdict {
+        ensure!((1..=MAX_PID).contains(&self.tid), "the TID is not one");
+        // TASK_COMM_LEN is 16 with the zero.
+        ensure!(
+            self.name.len() <= 15 && !self.name.contains(&0),
+            "the name is too long or contains a zero byte"
+        );
+        self.registers.check()?;
+        ensure!(
+            (576..=65536).contains(&self.xstate.len()),
+            "the extended state has {} bytes instead of 576 to 65536",
+            self.xstate.len()
+        );
+        pending(&self.pending)?;
+        // SS_ONSTACK, SS_DISABLE, SS_AUTODISARM.
+        let AlternateStack { address, flags, size } = self.alternate_stack;
+        ensure!(
+            flags & !(1 | 2 | i32::MIN) == 0,
+            "the alternate stack has the flags {flags:#x}"
+        );
+        ensure!(address.checked_add(size).is_some(), "the alternate stack wraps around");
+        // set_robust_list(2) takes no other size than that of struct robust_list_head.
+        let robust = self.robust_list.length;
+        ensure!(robust == 0 || robust == 24, "the robust list's head has {robust} bytes");
+        if let Some(rseq) = self.rseq {
+            let end = rseq.address.checked_add(rseq.size.into());
+            let inside = rseq.size <= 4096 && end.is_some_and(|end| end <= USER_END);
+            ensure!(inside, "the rseq area is {} bytes at {:#x}", rseq.size, rseq.address);
+        }
+        ensure!(
+            (0..=64).contains(&self.parent_death_signal),
+            "the parent-death signal is not one"
+        );
+        Ok(())
+    }
+}
+
+impl Registers {
+    /// What `ptrace(PTRACE_SETREGS)` accepts and a 64-bit program can have: `arch/x86/kernel/ptrace.c`.
+    fn check(&self) -> Verdict {
+        for (name, value) in [("rip", self.rip), ("rsp", self.rsp)] {
+            ensure!(
+                value < CANONICAL_END,
+                "{name} is {value:#x}, not an address of a program"
+            );
+        }
+        for (name, value) in [("fs_base", self.fs_base), ("gs_base", self.gs_base)] {
+            ensure!(value < USER_END, "{name} is {value:#x}, not an address of a program");
+        }
+        ensure!(
+            self.cs == 0x33 && self.ss == 0x2b,
+            "cs is {:#x} and ss {:#x}, not 64-bit user mode",
+            self.cs,
+            self.ss
+        );
+        for (name, value) in [("ds", self.ds), ("es", self.es), ("fs", self.fs), ("gs", self.gs)] {
+            let user = value == 0 || (value <= 0xffff && value & 3 == 3);
+            ensure!(user, "{name} is {value:#x}, not a user selector");
+        }
+        // CF, PF, AF, ZF, SF, TF, DF, OF, NT, RF, AC and ID are the program's, bit 1 and IF are always set. IOPL, VM,
+        // VIF and VIP are the kernel's.
+        const USER: u64 = 0xdd5 | 0x4000 | 0x1_0000 | 0x4_0000 | 0x20_0000;
+        const ALWAYS: u64 = 0x2 | 0x200;
+        ensure!(
+            self.eflags & !(USER | ALWAYS) == 0,
+            "eflags is {:#x}, not all of it a program's",
+            self.eflags
+        );
+        Ok(())
+    }
+}
+
+/// Neither too long nor with a control character, which could talk to a person's terminal.
+fn text(what: &str, text: &str, most: usize) -> Verdict {
+    ensure!(
+        text.len() <= most,
+        "the {what} has {} bytes, the most is {most}",
+        text.len()
+    );
+    ensure!(
+        !text.chars().any(char::is_control),
+        "the {what} contains a control character"
+    );
+    Ok(())
+}
+
+/// An absolute path as the kernel could have given it.
+fn path(what: &str, path: &[u8]) -> Verdict {
+    ensure!(
+        path.len() <= MAX_PATH,
+        "the path of the {what} has {} bytes, the most is {MAX_PATH}",
+        path.len()
+    );
+    ensure!(
+        path.first() == Some(&b'/'),
+        "the path of the {what} does not begin with a slash"
+    );
+    ensure!(!path.contains(&0), "the path of the {what} contains a zero byte");
+    Ok(())
+}
+
+fn count(what: &str, found: usize, least: usize, most: usize) -> Verdict {
+    ensure!(
+        (least..=most).contains(&found),
+        "there are {found} {what} instead of {least} to {most}"
+    );
+    Ok(())
+}
+
+/// Whole pages, at least one, of user space.
+fn range(start: u64, end: u64) -> Verdict {
+    let whole = start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE);
+    ensure!(
+        whole && start < end && end <= USER_END,
+        "{start:#x}-{end:#x} is not a range of user pages"
+    );
+    Ok(())
+}
+
+/// Offsets and sizes of files are `loff_t`.
+fn is_offset(offset: u64) -> bool {
+    i64::try_from(offset).is_ok()
+}
+
+fn pending(list: &[Vec<u8>]) -> Verdict {
+    count("pending signals", list.len(), 0, MAX_ENTRIES)?;
+    for info in list {
+        ensure!(
+            info.len() == SIGINFO,
+            "a siginfo_t has {} bytes instead of {SIGINFO}",
+            info.len()
+        );
+        let signal = i32::from_le_bytes([info[0], info[1], info[2], info[3]]);
+        ensure!((1..=64).contains(&signal), "signal {signal} is pending");
+    }
+    Ok(())
+}
