@@ -1,0 +1,40 @@
+# Needs a Rust toolchain; everything else that is missing is a Debian package, installed by the first step when root.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+.PHONY: build test demo bench setup
+
+# What must be there, and the package that brings it.
+NEEDS := cc:gcc ld:binutils ip:iproute2 unshare:util-linux bash:bash hostname:hostname ldd:libc-bin
+FILES := /usr/bin/python3:python3 \
+         /usr/include/seccomp.h:libseccomp-dev \
+         /usr/include/stdio.h:libc6-dev \
+         /usr/share/common-licenses/GPL-3:base-files
+
+build: setup
+	cargo build --workspace
+
+# Tests wait more than they compute, so more of them than CPUs run at a time.
+THREADS := $(shell echo $$(( $$(nproc) * 2 )))
+
+test: setup
+	@if cargo nextest --version >/dev/null 2>&1; then run="cargo nextest run --workspace --no-fail-fast --test-threads $(THREADS)"; \
+	else run="cargo test --workspace --no-fail-fast"; fi; echo "$$run"; $$run
+
+demo: build
+	@cargo test --quiet --no-run --test demo
+	cargo test --quiet --test demo -- story
+
+bench: setup
+	cargo bench --workspace
+
+setup:
+	@command -v cargo >/dev/null || { echo "A Rust toolchain is needed: cargo is not in PATH." >&2; exit 1; }
+	@missing=(); \
+	for need in $(NEEDS); do command -v "$${need%%:*}" >/dev/null || missing+=("$${need##*:}"); done; \
+	for need in $(FILES); do [ -e "$${need%%:*}" ] || missing+=("$${need##*:}"); done; \
+	[ "$${#missing[@]}" -eq 0 ] && exit 0; \
+	if [ "$$(id -u)" -ne 0 ]; then echo "Please install as root: apt-get install $${missing[*]}" >&2; exit 1; fi; \
+	install="apt-get install -y --no-install-recommends $${missing[*]}"; echo "$$install"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	$$install || { echo "apt-get update"; apt-get update && $$install; }

@@ -1,0 +1,63 @@
+//! The vrun area: the one range of a target's address space that is ours.
+//!
+//! It is mapped on demand, at the same address in every target, because the notification filter (which is chosen when
+//! the program starts and can never be removed) must know where the gate is.
+//!
+//! ```text
+//! 0x20000  gate     r-x  `syscall; ret` and the restorer's last steps: calls from this page pass the filter
+//! 0x21000  deputy   r-x  the loops of a deputy's threads
+//! 0x22000  stacks   rw-  one page for the signal thread, one for the executor
+//! 0x24000  block    rw-  the executor's request block, the signal thread's siginfo
+//! 0x28000  frame    rw-  the signal frame that the restorer returns through
+//! 0x40000  code     r-x  injected scripts
+//! 0x50000  data     rw-  their data
+//! 0x60000  end
+//! ```
+//!
+//! Below it is `vm.mmap_min_addr` (64 KiB), above it the lowest address at which linkers place a program (2 MiB). The
+//! gate is a speed path and no wall: a program that jumps there makes system calls that nobody tracked, of itself, with
+//! its own rights. (At the destination the walls are the namespaces.)
+
+use std::ops::Range;
+
+/// First address of the area.
+pub const START: u64 = 0x2_0000;
+/// First address after the area.
+pub const END: u64 = 0x6_0000;
+/// `syscall; ret`.
+pub const GATE: u64 = START;
+/// The gate page: what the filter's prologue lets through.
+pub const GATE_PAGE: Range<u64> = START..START + PAGE;
+/// Entry of the restorer's last steps, in the gate page. See [`crate::script::tail`].
+pub const TAIL: u64 = START + 0x100;
+/// The deputy's code page.
+pub const DEPUTY: u64 = 0x2_1000;
+/// Top of the signal thread's stack.
+pub const SIGNAL_STACK_TOP: u64 = 0x2_3000;
+/// Top of the executor's stack.
+pub const EXECUTOR_STACK_TOP: u64 = 0x2_4000;
+/// The executor's request block: the number and six arguments of the next call, each 8 bytes.
+pub const REQUEST: u64 = 0x2_4000;
+/// Where the signal thread puts the `siginfo_t` it fetched, and its full signal mask after it.
+pub const SIGNAL_INFO: u64 = 0x2_4800;
+/// Where the mask for `rt_sigtimedwait` is (8 bytes, all ones).
+pub const SIGNAL_MASK: u64 = 0x2_4900;
+/// The signal frame.
+pub const FRAME: Range<u64> = 0x2_8000..0x4_0000;
+/// Code of injected scripts.
+pub const CODE: Range<u64> = 0x4_0000..0x5_0000;
+/// Data and stack of injected scripts.
+pub const DATA: Range<u64> = 0x5_0000..0x6_0000;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// The end of user space with four-level page tables.
+pub const USER_END: u64 = 0x7fff_ffff_f000;
+
+/// The reserved call by which an executor asks for work: `VRUN_NEXT(result of the last call)`. It returns 0 when the
+/// request block holds a call and [`EXECUTOR_EXIT`] when the thread is to end.
+pub const VRUN_NEXT: u32 = 0x7672;
+/// The reserved call by which a deputy's first thread hands over a signal: `VRUN_SIGNAL(number or -errno, siginfo)`.
+pub const VRUN_SIGNAL: u32 = 0x7673;
+/// Answer to [`VRUN_NEXT`]: leave.
+pub const EXECUTOR_EXIT: i64 = 1;

@@ -1,0 +1,202 @@
+//! Running scripts in a stopped target: a scope that undoes itself.
+//!
+//! [`Injection::begin`] saves the registers and blocks every signal; [`Injection::finish`] (or a drop) puts both back, with
+//! the system call that was interrupted still pending restart exactly as the kernel left it: `orig_rax` and the
+//! kernel's restart code in `rax` are part of what is saved, and the thread's hidden restart block is not touched by
+//! any call that a script makes.
+
+use crate::area;
+use crate::script::{self, Script};
+use crate::tracee::{Result, Status, TraceError, Tracee};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// A target that is ours for a while.
+#[derive(Debug)]
+pub struct Injection {
+    tracee: Tracee,
+    memory: File,
+    saved: Option<(libc::user_regs_struct, u64)>,
+}
+
+impl Injection {
+    /// Takes over a stopped thread.
+    pub fn begin(tracee: Tracee) -> Result<Self> {
+        let tid = tracee.tid();
+        // /proc/PID/mem writes also where the process itself may not (FOLL_FORCE): code pages are r-x there.
+        let memory = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/{tid}/mem"))
+            .map_err(|source| TraceError::Os { what: "open the memory of", tid, source })?;
+        let saved = Some((tracee.registers()?, tracee.blocked()?));
+        tracee.set_blocked(u64::MAX)?;
+        Ok(Self { tracee, memory, saved })
+    }
+
+    /// The thread.
+    pub fn tracee(&self) -> Tracee {
+        self.tracee
+    }
+
+    /// The registers that it will go on with.
+    pub fn saved_registers(&self) -> Option<&libc::user_regs_struct> {
+        self.saved.as_ref().map(|(registers, _)| registers)
+    }
+
+    /// The blocked mask that it will go on with.
+    pub fn saved_blocked(&self) -> Option<u64> {
+        self.saved.as_ref().map(|(_, blocked)| *blocked)
+    }
+
+    /// Makes one system call at `instruction`, the address of a `syscall` instruction, by stepping over it.
+    pub fn call_at(&self, instruction: u64, number: i64, arguments: [u64; 6]) -> Result<i64> {
+        let mut registers = self.tracee.registers()?;
+        let [rdi, rsi, rdx, r10, r8, r9] = arguments;
+        registers.rip = instruction;
+        registers.rax = number as u64;
+        registers.orig_rax = u64::MAX; // not in a system call: the kernel must not restart anything
+        (registers.rdi, registers.rsi, registers.rdx) = (rdi, rsi, rdx);
+        (registers.r10, registers.r8, registers.r9) = (r10, r8, r9);
+        self.tracee.set_registers(&registers)?;
+        self.tracee.single_step()?;
+        Ok(self.tracee.registers()?.rax as i64)
+    }
+
+    /// Maps the vrun area unless it is there already. `instruction` is the address of any `syscall` instruction.
+    pub fn ensure_area(&self, instruction: u64) -> Result<()> {
+        let tid = self.tracee.tid();
+        let gate = script::gate_page();
+        let mut present = vec![0; gate.len()];
+        if self.memory.read_exact_at(&mut present, area::GATE).is_ok() && present == gate {
+            return Ok(());
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let length = area::END - area::START;
+        let taken = TraceError::AreaTaken { tid, start: area::START, end: area::END };
+        let arguments = [area::START, length, protection as u64, flags as u64, u64::MAX, 0];
+        match self.call_at(instruction, libc::SYS_mmap, arguments)? {
+            address if address as u64 == area::START => {}
+            error if error == -i64::from(libc::EEXIST) => return Err(taken),
+            error => return Err(os("map the vrun area in", tid, error)),
+        }
+        self.write(area::GATE, &gate)?;
+        let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        for (start, end) in [(area::START, area::SIGNAL_STACK_TOP - area::PAGE), (area::CODE.start, area::CODE.end)] {
+            let result = self.call_at(instruction, libc::SYS_mprotect, [start, end - start, executable, 0, 0, 0])?;
+            if result != 0 {
+                return Err(os("protect the vrun area in", tid, result));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a script in the vrun area; gives the results of its steps.
+    pub fn run(&self, script: &Script) -> Result<Vec<i64>> {
+        self.run_at(script, area::CODE.start)
+    }
+
+    /// Runs a script with its code at `code_base`; the code and the data must lie in mapped memory of the target.
+    pub fn run_at(&self, script: &Script, code_base: u64) -> Result<Vec<i64>> {
+        let tid = self.tracee.tid();
+        self.load(script, code_base)?;
+        let signal = self.go()?;
+        let registers = self.tracee.registers()?;
+        let failed = |source: io::Error| {
+            let index = registers.r14 as usize;
+            let what = script.steps().get(index).map_or_else(String::new, |step| step.what.clone());
+            TraceError::Step { tid, index, what, source }
+        };
+        if signal != libc::SIGTRAP {
+            return Err(failed(io::Error::other(format!("signal {signal} at {:#x}", registers.rip))));
+        }
+        if registers.rbx != 0 {
+            return Err(failed(match registers.rax as i64 {
+                error @ -4095..=-1 => io::Error::from_raw_os_error(-error as i32),
+                other => io::Error::other(format!("unexpected result {other:#x}")),
+            }));
+        }
+        let mut bytes = vec![0; 8 * script.steps().len()];
+        self.read(script.results(), &mut bytes)?;
+        Ok(bytes.chunks_exact(8).map(|word| i64::from_le_bytes(word.try_into().expect("8 bytes"))).collect())
+    }
+
+    /// Lets the process go with a script, in the vrun area, that ends it.
+    pub fn end_with(mut self, script: &Script) -> Result<()> {
+        self.load(script, area::CODE.start)?;
+        self.saved = None;
+        self.tracee.detach(0)
+    }
+
+    fn load(&self, script: &Script, code_base: u64) -> Result<()> {
+        self.write(code_base, &script.assemble(code_base))?;
+        self.write(script.data_base(), script.data_bytes())?;
+        let mut registers = self.tracee.registers()?;
+        registers.rip = code_base;
+        registers.rsp = script.stack_top();
+        registers.orig_rax = u64::MAX;
+        registers.eflags &= !0x400; // direction flag
+        self.tracee.set_registers(&registers)
+    }
+
+    /// Continues until the `int3` of a script, or another signal of its own making; gives the signal.
+    fn go(&self) -> Result<i32> {
+        self.tracee.resume(0)?;
+        loop {
+            match self.tracee.wait()? {
+                Status::Stopped(signal) => return Ok(signal),
+                status if status.is_end() => return Err(TraceError::Gone(self.tracee.tid())),
+                // An interrupt that was sent before the thread stopped for something else: it is stopped already.
+                Status::Event { event: libc::PTRACE_EVENT_STOP, .. } => self.tracee.resume(0)?,
+                status => return Err(TraceError::Unexpected { tid: self.tracee.tid(), status }),
+            }
+        }
+    }
+
+    /// Writes to the target, whatever the protection of private memory there.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.memory.write_all_at(bytes, address).map_err(|source| self.memory_error("write to the memory of", source))
+    }
+
+    /// Reads from the target, whatever the protection.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.memory.read_exact_at(bytes, address).map_err(|source| self.memory_error("read the memory of", source))
+    }
+
+    fn memory_error(&self, what: &'static str, source: io::Error) -> TraceError {
+        TraceError::Os { what, tid: self.tracee.tid(), source }
+    }
+
+    /// Gives the thread back as it was, still stopped.
+    pub fn finish(mut self) -> Result<Tracee> {
+        self.restore()?;
+        Ok(self.tracee)
+    }
+
+    /// Keeps what the scripts made of it: the saved state is dropped.
+    pub fn keep(mut self) -> Tracee {
+        self.saved = None;
+        self.tracee
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        if let Some((registers, blocked)) = self.saved.take() {
+            self.tracee.set_registers(&registers)?;
+            self.tracee.set_blocked(blocked)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Injection {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here: the thread is gone or about to be.
+        let _ = self.restore();
+    }
+}
+
+fn os(what: &'static str, tid: i32, result: i64) -> TraceError {
+    TraceError::Os { what, tid, source: io::Error::from_raw_os_error(-result as i32) }
+}

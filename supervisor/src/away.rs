@@ -1,0 +1,450 @@
+//! A job that moves: the origin's side of the protocol (`vrun_remote_io::message` has the whole of it).
+//!
+//! ```text
+//!   OFFER    client thread   connect, Hello, Offer, Accept            the job runs
+//!   IMAGE    main thread     freeze, describe, ImageData…, Prepared   the job stands still; any failure lets it go on
+//!   ─────────────────────────── Commit ────────────────────────────── the one hand-over
+//!   AWAY     receiver thread Call → deputy → Reply                    the guest runs
+//!            main thread     stops, signals, the end
+//!   HOME     main thread     Recall, image → the deputy's process, Release
+//! ```
+//!
+//! If the connection breaks between `Commit` and `Running`, the origin lets its own copy go on. That is safe although
+//! the guest may have been started: everything a guest does outside of its memory is a `Call`, none has been made
+//! yet, and none can be once this connection is gone. The host ends such a guest as soon as it notices.
+
+use crate::capture::{self, CaptureError, Frozen};
+use crate::config::Config;
+use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
+use crate::deliver::refused;
+use crate::deputy::{Correspondent, Deputy, Desk};
+use crate::guest::{GuestError, fill};
+use crate::notify::Listener;
+use crate::peers;
+use crate::restore::{Home, Restorer};
+use crate::transfer::{ImageSink, ImageStream, Piece};
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+use vrun_image::state::{Descriptors, Host, Job};
+use vrun_image::{Reader, Record, Writer};
+use vrun_remote_io::call::Reply;
+use vrun_remote_io::channel::{Frame, Receiver, Sender};
+use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Signal, clip};
+
+/// Frames of an image that may wait for the main thread.
+const AHEAD: usize = 4;
+
+/// What identifies a job, beside its processes.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub id: String,
+    pub name: Option<String>,
+    pub command: Vec<Vec<u8>>,
+}
+
+impl Identity {
+    /// The structured part of an image of this job, frozen now.
+    pub fn image(&self, config: &Config, processes: Vec<vrun_image::state::Process>) -> io::Result<Job> {
+        let system = rustix::system::uname();
+        let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+        Ok(Job {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            command: self.command.clone(),
+            host: Host {
+                nodename: text(system.nodename()),
+                kernel: format!("{} {}", text(system.release()), text(system.version())),
+                machine: text(system.machine()),
+            },
+            clocks: capture::clocks(),
+            cpu: crate::cpu::features(&config.hidden_cpu_features())?,
+            processes,
+        })
+    }
+}
+
+/// A host that has accepted the offer and waits for the image.
+#[derive(Debug)]
+pub struct Departure {
+    sender: Sender,
+    receiver: Receiver,
+    /// As the user named it.
+    host: String,
+    asked: Instant,
+}
+
+/// Asks `host` whether it takes the job. With `check`, that is all: the answer is given to the user.
+pub fn offer(config: &Config, host: &str, offer: Offer) -> Result<Departure, ControlError> {
+    let asked = Instant::now();
+    let (sender, mut receiver, _) = peers::connect(config, host, Purpose::Move)?;
+    sender.send(&Message::Offer(offer))?;
+    match receiver.recv_deadline(Instant::now() + config.timeouts.answer)? {
+        Frame::Message(Message::Accept) => {}
+        Frame::Message(Message::Refuse(refusal)) => return Err(refused(host, &refusal)),
+        other => return Err(peers::out_of_place(host, &other)),
+    }
+    Ok(Departure { sender, receiver, host: host.to_owned(), asked })
+}
+
+impl Departure {
+    /// The orderly end of a dry run.
+    pub fn cancel(mut self, config: &Config) {
+        crate::deliver::say_bye(config, &self.sender, &mut self.receiver);
+    }
+}
+
+/// What the channel's receiver has for the main thread.
+#[derive(Debug)]
+pub enum Incoming {
+    Piece(Piece),
+    Lost(String),
+}
+
+/// A job whose body is at another host.
+#[derive(Debug)]
+pub struct Away {
+    pub deputy: Arc<Deputy>,
+    pub sender: Sender,
+    /// As the user named it.
+    pub host: String,
+    /// Where the command line and the environment are in the process.
+    arguments: Range<u64>,
+    pieces: mpsc::Receiver<Incoming>,
+    /// Why nothing comes any more.
+    pub lost: Option<String>,
+}
+
+/// What else a move needs of the job.
+#[derive(Debug)]
+pub struct Office<'a> {
+    pub config: &'a Config,
+    pub identity: &'a Identity,
+    pub listener: &'a Arc<Listener>,
+    pub desk: &'a Arc<Desk>,
+    /// Tells the main thread that something waits in [`Away::next`].
+    pub ring: Arc<dyn Ring>,
+}
+
+/// Wakes the main thread.
+pub trait Ring: Send + Sync + std::fmt::Debug {
+    fn ring(&self);
+}
+
+/// Carries what the deputy brings into the channel.
+struct Courier(Sender);
+
+impl Correspondent for Courier {
+    fn reply(&self, reply: Reply) {
+        if let Err(error) = self.0.send(&Message::Reply(reply)) {
+            tracing::warn!("cannot send a reply: {error}");
+        }
+    }
+
+    fn signal(&self, info: [u8; 128]) {
+        if let Err(error) = self.0.send(&Message::Signal(Signal::new(info))) {
+            tracing::warn!("cannot send a signal: {error}");
+        }
+    }
+}
+
+fn rolled_back(what: impl std::fmt::Display) -> ControlError {
+    ControlError::new(ErrorCode::RolledBack, format!("{what}; the job goes on where it was"))
+}
+
+impl From<CaptureError> for ControlError {
+    fn from(error: CaptureError) -> Self {
+        match error {
+            CaptureError::Unsupported(reason) => Self::refused(format!("the job cannot be moved now: {reason}")),
+            other => rolled_back(other),
+        }
+    }
+}
+
+/// Sends a process away. An error means that it runs on here.
+pub fn depart(pid: i32, departure: Departure, office: &Office<'_>) -> Result<(Away, Moved), ControlError> {
+    let Departure { sender, mut receiver, host, asked } = departure;
+    let stopped = Instant::now();
+    let frozen = match capture::freeze(pid) {
+        Ok(frozen) => frozen,
+        Err(error) => {
+            let _ = sender.send(&Message::Bye);
+            return Err(error.into());
+        }
+    };
+    match send(&frozen, &sender, &mut receiver, &host, office) {
+        Ok(arguments) => {
+            let downtime = stopped.elapsed();
+            let away = settle(frozen, sender, receiver, host, arguments, office)?;
+            let micros = |duration: Duration| duration.as_micros() as u64;
+            let bytes = away.sender.counters().sent;
+            Ok((away, Moved { bytes, total_us: micros(asked.elapsed()), downtime_us: micros(downtime) }))
+        }
+        Err(error) => {
+            sender.shutdown();
+            frozen.release().map_err(|lost| ControlError::refused(format!("the job is lost: {lost}")))?;
+            Err(error)
+        }
+    }
+}
+
+/// From the frozen process to the running guest.
+fn send(
+    frozen: &Frozen,
+    sender: &Sender,
+    receiver: &mut Receiver,
+    host: &str,
+    office: &Office<'_>,
+) -> Result<Range<u64>, ControlError> {
+    let captured = frozen.describe(Descriptors::default(), &[])?;
+    let process = &captured.process;
+    if process.signals.interval_timers[1..].iter().any(|timer| timer.value != 0) {
+        return Err(ControlError::refused("the job cannot be moved now: it has a timer that counts its CPU time"));
+    }
+    let arguments = process.memory.layout.arg_start..process.memory.layout.env_end;
+    let job = office.identity.image(office.config, vec![process.clone()]).map_err(rolled_back)?;
+    let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
+    let write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {
+        writer.job(&job)?;
+        frozen.dump(&captured, |start, bytes| writer.pages(0, start, bytes).map_err(GuestError::from))
+    };
+    let sent = write(&mut writer).and_then(|()| Ok(writer.finish()?.0));
+    let sent = sent.map_err(rolled_back).and_then(|sink| sink.finish().map_err(rolled_back));
+    // A host that has given up says why before it closes.
+    let answer = receiver.recv_deadline(Instant::now() + office.config.timeouts.answer);
+    match (sent, answer) {
+        (Ok(_), Ok(Frame::Message(Message::Prepared))) => {}
+        (_, Ok(Frame::Message(Message::Failed(Reason { reason })))) => {
+            return Err(rolled_back(format!("{host} could not build the job: {reason}")));
+        }
+        (Err(error), _) => return Err(error),
+        (Ok(_), Ok(other)) => return Err(rolled_back(peers::out_of_place(host, &other))),
+        (Ok(_), Err(error)) => return Err(rolled_back(error)),
+    }
+
+    // The hand-over. See the module's documentation for what a failure between these two means.
+    sender.send(&Message::Commit).map_err(rolled_back)?;
+    match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
+        Ok(Frame::Message(Message::Running(_))) => Ok(arguments),
+        Ok(other) => Err(rolled_back(peers::out_of_place(host, &other))),
+        Err(error) => Err(rolled_back(error)),
+    }
+}
+
+/// Makes the deputy and starts to serve the guest.
+fn settle(
+    frozen: Frozen,
+    sender: Sender,
+    receiver: Receiver,
+    host: String,
+    arguments: Range<u64>,
+    office: &Office<'_>,
+) -> Result<Away, ControlError> {
+    let lost = |error: &dyn std::fmt::Display| {
+        let _ = sender.send(&Message::Kill);
+        ControlError::refused(format!("the job is lost: its deputy could not be made: {error}"))
+    };
+    let courier = Box::new(Courier(sender.clone()));
+    let injection = frozen.into_injection();
+    let deputy = Deputy::settle(injection, arguments.clone(), Arc::clone(office.listener), courier)
+        .map_err(|error| lost(&error))?;
+    office.desk.seat(Some(Arc::clone(&deputy)));
+    let (post, pieces) = mpsc::sync_channel(AHEAD);
+    let (desk, ring, answers) = (Arc::clone(office.desk), Arc::clone(&office.ring), sender.clone());
+    thread::Builder::new()
+        .name("receiver".into())
+        .spawn(move || receive(receiver, &answers, &desk, &post, &*ring))
+        .map_err(|error| lost(&error))?;
+    Ok(Away { deputy, sender, host, arguments, pieces, lost: None })
+}
+
+/// The channel's receiver: calls go to the deputy, everything else to the main thread.
+fn receive(
+    mut receiver: Receiver,
+    sender: &Sender,
+    desk: &Desk,
+    post: &mpsc::SyncSender<Incoming>,
+    ring: &dyn Ring,
+) {
+    loop {
+        let incoming = match Piece::receive(&mut receiver) {
+            Ok(Piece::Said(Message::Call(call))) => {
+                if let Some(deputy) = desk.deputy() {
+                    deputy.submit(call);
+                }
+                continue;
+            }
+            Ok(Piece::Said(Message::Cancel(cancel))) => {
+                if let Some(deputy) = desk.deputy() {
+                    deputy.cancel(cancel.call);
+                }
+                continue;
+            }
+            Ok(Piece::Said(Message::Ping(token))) => {
+                let _ = sender.send(&Message::Pong(token));
+                continue;
+            }
+            Ok(Piece::Said(Message::Bye)) => {
+                let _ = sender.send(&Message::Bye);
+                sender.shutdown();
+                return;
+            }
+            Ok(piece) => Incoming::Piece(piece),
+            Err(error) => Incoming::Lost(error.to_string()),
+        };
+        let last = matches!(incoming, Incoming::Lost(_));
+        // A job that is home again or over listens no more.
+        let heard = post.send(incoming).is_ok();
+        ring.ring();
+        if last || !heard {
+            return;
+        }
+    }
+}
+
+impl Away {
+    /// What has been said, if anything waits.
+    pub fn next(&mut self) -> Option<Incoming> {
+        self.pieces.try_recv().ok()
+    }
+
+    /// Brings the job back. After `Ok` it runs here and this is over; after an error it is still away, unless
+    /// [`Away::lost`] or the message says otherwise.
+    pub fn bring_home(&mut self, office: &Office<'_>) -> Result<Moved, HomeError> {
+        let started = Instant::now();
+        let failed = |message: String| HomeError::StillAway(ControlError::new(ErrorCode::RolledBack, message));
+        if let Some(reason) = &self.lost {
+            let message = format!("{} cannot be reached: {reason}", self.host);
+            return Err(HomeError::StillAway(ControlError::new(ErrorCode::Unreachable, message)));
+        }
+        self.sender.send(&Message::Recall).map_err(|error| failed(error.to_string()))?;
+        let before = self.sender.counters().received;
+        let pieces = &self.pieces;
+        let mut ended = None;
+        let mut gone = None;
+        let next = || loop {
+            match pieces.recv() {
+                // These may cross with our Recall.
+                Ok(Incoming::Piece(Piece::Said(
+                    Message::GoHome(_) | Message::GuestStopped(_) | Message::GuestContinued,
+                ))) => {}
+                Ok(Incoming::Piece(piece)) => {
+                    if let Piece::Said(Message::Exited(exited)) = &piece {
+                        ended = Some(*exited);
+                    }
+                    return Ok(piece);
+                }
+                Ok(Incoming::Lost(reason)) => {
+                    gone = Some(reason.clone());
+                    return Err(io::Error::other(reason));
+                }
+                Err(_) => return Err(io::Error::other("the connection is closed")),
+            }
+        };
+        let mut stream = ImageStream::new(next);
+        let result = rebuild(&mut stream, &self.deputy);
+        let interruption = stream.interruption.take();
+        drop(stream);
+        self.lost = gone.or(self.lost.take());
+        if let Some(exited) = ended {
+            return Err(HomeError::Ended(exited));
+        }
+        match result {
+            Ok(restored) => {
+                // The host is told first: from here on only this copy runs.
+                if let Err(error) = self.sender.send(&Message::Release) {
+                    tracing::warn!("cannot tell {} to end the guest: {error}", self.host);
+                }
+                office.desk.seat(None);
+                restored.release().map_err(|error| HomeError::Lost(error.to_string()))?;
+                let elapsed = started.elapsed().as_micros() as u64;
+                let bytes = self.sender.counters().received - before;
+                Ok(Moved { bytes, total_us: elapsed, downtime_us: elapsed })
+            }
+            Err((error, rest)) => {
+                let reason = match interruption {
+                    Some(Message::Failed(Reason { reason })) => format!("{} could not send it: {reason}", self.host),
+                    _ => error,
+                };
+                if let Some(injection) = rest {
+                    self.settle_again(injection, office)?;
+                }
+                let told = self.sender.send(&Message::Resume(Reason { reason: clip(reason.clone()) }));
+                if let Err(error) = told {
+                    self.lost.get_or_insert(error.to_string());
+                }
+                Err(failed(format!("the job could not be brought home: {reason}; it goes on at {}", self.host)))
+            }
+        }
+    }
+
+    /// Makes a deputy again of a process that could not become the program again.
+    fn settle_again(&mut self, injection: vrun_shim::Injection, office: &Office<'_>) -> Result<(), HomeError> {
+        let courier = Box::new(Courier(self.sender.clone()));
+        office.desk.seat(None);
+        let deputy = Deputy::settle(injection, self.arguments.clone(), Arc::clone(office.listener), courier)
+            .map_err(|error| HomeError::Lost(error.to_string()))?;
+        office.desk.seat(Some(Arc::clone(&deputy)));
+        self.deputy = deputy;
+        Ok(())
+    }
+}
+
+/// Why a job did not come home.
+#[derive(Debug)]
+pub enum HomeError {
+    /// It goes on where it is.
+    StillAway(ControlError),
+    /// It ended first.
+    Ended(vrun_remote_io::message::Exited),
+    /// Nothing is left of it.
+    Lost(String),
+}
+
+type Rebuilt = Result<crate::restore::Restored, (String, Option<vrun_shim::Injection>)>;
+
+/// From the image on its way to the rebuilt process, which is held before its first instruction. On failure the process
+/// is given back, if it was a deputy no more.
+fn rebuild(image: &mut impl io::Read, deputy: &Deputy) -> Rebuilt {
+    let early = |error: &dyn std::fmt::Display| (error.to_string(), None);
+    let mut reader = Reader::new(image).map_err(|error| early(&error))?;
+    let job = match reader.next() {
+        Ok(Record::Job(job)) => job,
+        Ok(_) => return Err(early(&"the image begins with something else than a job")),
+        Err(error) => return Err(early(&error)),
+    };
+    let [process] = job.processes.as_slice() else { return Err(early(&"the image is not of one process")) };
+    // The guest is frozen now, so no call is outstanding.
+    let injection = deputy.retire().map_err(|error| early(&error))?;
+    let tracee = injection.keep();
+    let fallback = |error: String| match vrun_shim::Injection::begin(tracee) {
+        Ok(injection) => (error, Some(injection)),
+        Err(_) => (error, None),
+    };
+    let mut build = || -> Result<crate::restore::Restored, GuestError> {
+        let restorer = Restorer::begin(tracee, process, Home::Deputy)?;
+        fill(&restorer, &mut reader)?;
+        Ok(restorer.finish(process)?)
+    };
+    build().map_err(|error| fallback(error.to_string()))
+}
+
+/// Runs in a client's thread: everything of a move that does not need the job to stand still.
+pub fn check_outcome(host: &str, offer: &Offer) -> Outcome {
+    Outcome::Checked(serde_json::json!({
+        "schema": 1,
+        "host": host,
+        "job": offer.job,
+        "accepted": true,
+        "memory_bytes": offer.memory,
+        "processes": offer.processes,
+        "threads": offer.threads,
+    }))
+}
+
+/// Says on the client's terminal what a move is doing.
+pub fn tell(progress: &mut dyn FnMut(Progress), text: impl Into<String>) {
+    progress(Progress { text: text.into() });
+}

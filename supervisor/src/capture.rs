@@ -1,0 +1,536 @@
+//! Capture: from a running process to an image. The other half of [`crate::restore`].
+//!
+//! ```text
+//!  freeze    PTRACE_SEIZE + PTRACE_INTERRUPT: stopped between two instructions or inside a call that can restart
+//!  verdict   what cannot move is refused by name, and the process runs on
+//!  describe  /proc, ptrace and one script (what only the process itself can ask the kernel)
+//!  dump      contents, read from outside
+//! ```
+//!
+//! A thread that was stopped inside a system call shows the kernel's restart code in `rax`. In the image the call is
+//! simply about to be made again; what that needs is in [`reissue`].
+
+use crate::memory::{self, MemoryError, TargetMemory};
+use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, VmFlag};
+use crate::sys;
+use std::io;
+use std::ops::Range;
+use vrun_image::state::{
+    AlternateStack, Area, Clocks, Descriptors, IntervalTimer, Memory, Process, Registers, RobustList, Rseq,
+    SignalAction, Signals, Thread, Vdso,
+};
+use vrun_shim::tracee::SIGINFO;
+use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// What the program is or holds cannot be moved or saved: a sentence for `vctl ps`.
+    #[error("{0}")]
+    Unsupported(String),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+type Result<T> = std::result::Result<T, CaptureError>;
+
+/// A process that stands still, until it is released or dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    injection: Injection,
+    pid: i32,
+    maps: Vec<MapsEntry>,
+    /// PIDs in the process's own namespace.
+    inner_pid: i32,
+}
+
+/// What a frozen process is, and where its contents are.
+#[derive(Debug)]
+pub struct Captured {
+    pub process: Process,
+    /// Areas whose contents are to be dumped.
+    areas: Vec<MapsEntry>,
+}
+
+/// A sentence saying why this process cannot be frozen for a move, or nothing. Reads only /proc: it may be asked at any
+/// time, and again once the process stands still.
+pub fn verdict(pid: i32) -> std::result::Result<(), String> {
+    let look = || -> std::result::Result<Result<()>, ProcError> {
+        let directory = ProcDir::open(pid)?;
+        Ok(check(&directory, &directory.smaps()?))
+    };
+    match look() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn unsupported<T>(reason: impl Into<String>) -> Result<T> {
+    Err(CaptureError::Unsupported(reason.into()))
+}
+
+fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
+    let stat = directory.stat()?;
+    if matches!(stat.state, b'T') {
+        return unsupported("it is stopped; continue it first (fg, or kill -CONT)");
+    }
+    if matches!(stat.state, b'Z' | b'X') {
+        return unsupported("it has ended");
+    }
+    let tracer = directory.status()?.tracer;
+    if tracer != 0 && tracer != std::process::id() as i32 {
+        return unsupported(format!("it is being traced by process {tracer}"));
+    }
+    let threads = directory.threads()?.len();
+    if threads != 1 {
+        return unsupported(format!("it has {threads} threads; only programs with one can move yet"));
+    }
+    let children = directory.children()?.len();
+    if children != 0 {
+        return unsupported(format!("it has {children} child process(es); only single processes can move yet"));
+    }
+    if directory.personality()? & 0x0800_0000 != 0 {
+        return unsupported("it has the personality of another system");
+    }
+    for entry in maps {
+        if let Some(reason) = entry_reason(entry) {
+            return unsupported(reason);
+        }
+    }
+    for descriptor in directory.descriptors()? {
+        let target = descriptor.target.as_slice();
+        for (prefix, what) in [
+            (b"anon_inode:[signalfd]".as_slice(), "a signalfd"),
+            (b"anon_inode:[io_uring]", "an io_uring"),
+            (b"anon_inode:[userfaultfd]", "a userfaultfd"),
+            (b"anon_inode:[perf_event]", "a perf event"),
+            (b"anon_inode:bpf", "a BPF object"),
+        ] {
+            if target.starts_with(prefix) {
+                return unsupported(format!("descriptor {} is {what}, which cannot move yet", descriptor.number));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why an area cannot be captured.
+fn entry_reason(entry: &MapsEntry) -> Option<String> {
+    let name = String::from_utf8_lossy(&entry.path);
+    let at = format!("{:#x}-{:#x}", entry.start, entry.end);
+    let has = |flag| entry.flags.contains(flag);
+    if has(VmFlag::Io) || has(VmFlag::PfnMapped) {
+        // The kernel's own areas are of this kind too.
+        return (entry.backing() == Backing::File).then(|| format!("it has the device {name} mapped at {at}"));
+    }
+    if has(VmFlag::HugeTlb) {
+        return Some(format!("it uses huge pages (hugetlb) at {at}"));
+    }
+    if has(VmFlag::UffdMissing) || has(VmFlag::UffdWriteProtect) || has(VmFlag::UffdMinor) {
+        return Some(format!("it handles its own page faults (userfaultfd) at {at}"));
+    }
+    if has(VmFlag::ShadowStack) {
+        return Some(format!("it has a shadow stack at {at}"));
+    }
+    match entry.backing() {
+        Backing::SystemV => Some(format!("it has System V shared memory attached at {at}")),
+        Backing::File | Backing::Memfd if entry.shared && has(VmFlag::MayWrite) => {
+            Some(format!("it has {name} mapped shared and writable at {at}"))
+        }
+        _ => None,
+    }
+}
+
+/// The address of a `syscall` instruction in the target: in its vDSO, else in any of its code.
+pub fn syscall_instruction(injection: &Injection, maps: &[MapsEntry]) -> std::result::Result<u64, TraceError> {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    let executable = |entry: &&MapsEntry| entry.protection as i32 & libc::PROT_EXEC != 0 && entry.path != b"[vsyscall]";
+    let mut candidates: Vec<&MapsEntry> = maps.iter().filter(executable).collect();
+    candidates.sort_by_key(|entry| entry.path != b"[vdso]");
+    for entry in candidates {
+        let mut code = vec![0; (entry.end - entry.start).min(4 << 20) as usize];
+        if injection.read(entry.start, &mut code).is_ok()
+            && let Some(offset) = code.windows(2).position(|pair| pair == SYSCALL)
+        {
+            return Ok(entry.start + offset as u64);
+        }
+    }
+    let tid = injection.tracee().tid();
+    Err(TraceError::Os { what: "find a system call instruction in", tid, source: io::Error::other("there is none") })
+}
+
+/// Stops a process that runs on its own.
+pub fn freeze(pid: i32) -> Result<Frozen> {
+    let tracee = Tracee::seize(pid, 0)?;
+    let stop = || -> std::result::Result<_, TraceError> {
+        tracee.interrupt()?;
+        tracee.wait_interrupted()
+    };
+    let signals = stop()?;
+    Frozen::adopt(tracee, &signals).inspect_err(|_| release(tracee, &signals))
+}
+
+/// Lets a thread that stands in the vDSO run to the end of it: its code is not the same everywhere.
+fn leave_vdso(tracee: Tracee, maps: &[MapsEntry]) -> std::result::Result<(), TraceError> {
+    let Some(vdso) = maps.iter().find(|entry| entry.backing() == Backing::Vdso) else { return Ok(()) };
+    let inside = || Ok::<_, TraceError>((vdso.start..vdso.end).contains(&tracee.registers()?.rip));
+    if !inside()? {
+        return Ok(());
+    }
+    let blocked = tracee.blocked()?;
+    tracee.set_blocked(u64::MAX)?;
+    while inside()? {
+        tracee.single_step()?;
+    }
+    tracee.set_blocked(blocked)
+}
+
+impl Frozen {
+    /// Takes over a thread that stopped for our interrupt, and the signals whose delivery was held up by that. It stays
+    /// stopped and traced if this fails.
+    pub fn adopt(tracee: Tracee, signals: &[[u8; SIGINFO]]) -> Result<Self> {
+        let pid = tracee.tid();
+        let directory = ProcDir::open(pid)?;
+        let mut maps = directory.smaps()?;
+        check(&directory, &maps)?;
+        let inner_pid = directory.status()?.namespace_pids.last().copied().unwrap_or(pid);
+        leave_vdso(tracee, &maps)?;
+        let injection = Injection::begin(tracee)?;
+        injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
+        maps = directory.smaps()?;
+        let frozen = Self { injection, pid, maps, inner_pid };
+        frozen.queue(signals)?;
+        Ok(frozen)
+    }
+
+    /// PID as this host numbers it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The scope in which scripts may be run.
+    pub fn injection(&self) -> &Injection {
+        &self.injection
+    }
+
+    /// Puts signals back into the queue they came from.
+    fn queue(&self, signals: &[[u8; SIGINFO]]) -> Result<()> {
+        if signals.is_empty() {
+            return Ok(());
+        }
+        let mut script = Script::new(area::DATA.start);
+        for info in signals {
+            let number = u64::from(info[0]);
+            let arguments = [self.inner_pid as u64, number, script.data(info)];
+            script.call("queue a signal again", libc::SYS_rt_sigqueueinfo, &arguments);
+        }
+        self.injection.run(&script)?;
+        Ok(())
+    }
+
+    /// What the process is. `descriptors` are found by the caller: a process that leaves them at home has none.
+    /// Areas within `hidden` are not the program's.
+    pub fn describe(&self, descriptors: Descriptors, hidden: &[Range<u64>]) -> Result<Captured> {
+        let directory = ProcDir::open(self.pid)?;
+        let stat = directory.stat()?;
+        let status = directory.status()?;
+        let tracee = self.injection.tracee();
+        let answers = self.ask()?;
+        let saved = self.injection.saved_registers().copied().ok_or(TraceError::Gone(self.pid))?;
+        let rseq = tracee.rseq()?;
+        let registers = self.reissue(saved, rseq.map(|rseq| rseq.address))?;
+
+        let thread = Thread {
+            tid: self.inner_pid,
+            name: answers.name,
+            registers,
+            xstate: tracee.xstate()?,
+            blocked: self.injection.saved_blocked().unwrap_or(0),
+            pending: tracee.pending(false)?.iter().map(|info| info.to_vec()).collect(),
+            alternate_stack: answers.alternate_stack,
+            robust_list: robust_list(self.pid),
+            clear_child_tid: answers.clear_child_tid,
+            rseq: rseq.map(|rseq| Rseq {
+                address: rseq.address,
+                size: rseq.size,
+                signature: rseq.signature,
+                flags: rseq.flags,
+            }),
+            timer_slack: answers.timer_slack,
+            parent_death_signal: answers.parent_death_signal,
+        };
+        let own: Vec<MapsEntry> = self.maps.iter().filter(|entry| {
+            let hidden = hidden.iter().any(|range| range.contains(&entry.start));
+            !hidden && !(area::START..area::END).contains(&entry.start) && entry.area().is_some()
+        }).cloned().collect();
+        let memory = Memory {
+            areas: own.iter().filter_map(area_of).collect(),
+            layout: stat.layout(answers.brk),
+            auxv: directory.auxv()?,
+            vdso: self.vdso()?,
+        };
+        let process = Process {
+            pid: self.inner_pid,
+            parent: stat.parent,
+            group: stat.group,
+            session: stat.session,
+            executable: directory.executable()?,
+            memory,
+            signals: Signals {
+                actions: answers.actions,
+                pending: tracee.pending(true)?.iter().map(|info| info.to_vec()).collect(),
+                interval_timers: answers.interval_timers,
+            },
+            descriptors,
+            working_directory: directory.working_directory()?,
+            umask: status.umask.unwrap_or(0o022),
+            credentials: status.credentials(),
+            limits: directory.limits()?,
+            personality: directory.personality()?,
+            nice: stat.nice,
+            dumpable: answers.dumpable,
+            subreaper: answers.subreaper,
+            threads: vec![thread],
+        };
+        Ok(Captured { process, areas: own })
+    }
+
+    /// Sends the contents of memory to `sink` in page-aligned runs of at most 1 MiB; pages of zeroes are left out.
+    pub fn dump<E: From<MemoryError>>(
+        &self,
+        captured: &Captured,
+        mut sink: impl FnMut(u64, &[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let memory = TargetMemory::open(self.pid)?;
+        captured.areas.iter().try_for_each(|entry| memory::dump(&memory, entry, &mut sink))
+    }
+
+    /// Lets the process go on as if nothing had been; an interrupted call restarts by the kernel's own rules.
+    pub fn release(self) -> Result<()> {
+        Ok(self.injection.finish()?.detach(0)?)
+    }
+
+    /// Like [`Frozen::release`], but it stays traced by us.
+    pub fn resume_traced(self) -> Result<Tracee> {
+        let tracee = self.injection.finish()?;
+        tracee.resume(0)?;
+        Ok(tracee)
+    }
+
+    /// For whoever makes something else of the process: the saved state is dropped.
+    pub fn into_injection(self) -> Injection {
+        self.injection
+    }
+
+    fn vdso(&self) -> Result<Option<Vdso>> {
+        let Some(entry) = self.maps.iter().find(|entry| entry.path == b"[vdso]") else { return Ok(None) };
+        let mut code = vec![0; (entry.end - entry.start) as usize];
+        self.injection.read(entry.start, &mut code)?;
+        let data = self.maps.iter().filter(|entry| entry.path.starts_with(b"[vvar"));
+        Ok(Some(Vdso { start: entry.start, code, data: data.map(|entry| (entry.start, entry.end)).collect() }))
+    }
+
+    /// The registers with which the program goes on when nothing of the kernel's state about its current call is left.
+    ///
+    /// Restart codes are those of `include/linux/errno.h`; `arch/x86/kernel/signal.c` steps back over the two bytes of
+    /// the `syscall` instruction in the same way.
+    fn reissue(&self, saved: libc::user_regs_struct, rseq: Option<u64>) -> Result<Registers> {
+        const ERESTART_RESTARTBLOCK: i64 = -516;
+        let mut registers = image_registers(&saved);
+        let code = saved.rax as i64;
+        if saved.orig_rax as i64 >= 0 && matches!(code, -514..=-512 | ERESTART_RESTARTBLOCK) {
+            registers.rip -= 2;
+            registers.rax = saved.orig_rax;
+            // A relative sleep goes on for what is left of it: the kernel has just written that to `rem`.
+            if code == ERESTART_RESTARTBLOCK {
+                match saved.orig_rax as i64 {
+                    libc::SYS_nanosleep if saved.rsi != 0 => registers.rdi = saved.rsi,
+                    libc::SYS_clock_nanosleep if saved.r10 != 0 => registers.rdx = saved.r10,
+                    _ => {}
+                }
+            }
+        }
+        registers.orig_rax = u64::MAX;
+        if let Some(address) = rseq
+            && let Some(abort) = self.critical_section(address, registers.rip)?
+        {
+            registers.rip = abort;
+        }
+        Ok(registers)
+    }
+
+    /// Where a restartable sequence that contains `rip` is to be aborted to (`struct rseq_cs`, `linux/rseq.h`).
+    fn critical_section(&self, rseq: u64, rip: u64) -> Result<Option<u64>> {
+        let mut word = [0; 8];
+        self.injection.read(rseq + 8, &mut word)?;
+        let descriptor = u64::from_le_bytes(word);
+        if descriptor == 0 {
+            return Ok(None);
+        }
+        let mut bytes = [0; 32];
+        if self.injection.read(descriptor, &mut bytes).is_err() {
+            return Ok(None);
+        }
+        let field = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        let (start, length, abort) = (field(8), field(16), field(24));
+        Ok((rip.wrapping_sub(start) < length).then_some(abort))
+    }
+}
+
+/// Lets a thread go, with the signals that our stop held up.
+fn release(tracee: Tracee, signals: &[[u8; SIGINFO]]) {
+    let first = signals.first().map_or(0, |info| i32::from(info[0]));
+    let _ = tracee.detach(first);
+    for info in signals.iter().skip(1) {
+        let _ = sys::kill(tracee.tid(), i32::from(info[0]));
+    }
+}
+
+/// What only the process itself can ask.
+struct Answers {
+    name: Vec<u8>,
+    timer_slack: u64,
+    parent_death_signal: i32,
+    dumpable: u32,
+    subreaper: bool,
+    clear_child_tid: u64,
+    brk: u64,
+    alternate_stack: AlternateStack,
+    actions: Vec<SignalAction>,
+    interval_timers: [IntervalTimer; 3],
+}
+
+impl Frozen {
+    fn ask(&self) -> Result<Answers> {
+        let mut script = Script::new(area::DATA.start);
+        let prctl = |script: &mut Script, option: i32, size: usize| {
+            let address = script.reserve(size);
+            let what = format!("prctl option {option}");
+            (script.step(what, libc::SYS_prctl, &[option as u64, address, 0, 0, 0], Expect::Success), address)
+        };
+        let (_, name) = prctl(&mut script, libc::PR_GET_NAME, 16);
+        let (slack, _) = prctl(&mut script, libc::PR_GET_TIMERSLACK, 0);
+        let (_, death) = prctl(&mut script, libc::PR_GET_PDEATHSIG, 4);
+        let (dumpable, _) = prctl(&mut script, libc::PR_GET_DUMPABLE, 0);
+        let (_, subreaper) = prctl(&mut script, libc::PR_GET_CHILD_SUBREAPER, 4);
+        let (_, clear_tid) = prctl(&mut script, libc::PR_GET_TID_ADDRESS, 8);
+        let brk = script.call("ask for the program break", libc::SYS_brk, &[0]);
+        let stack = script.reserve(24);
+        script.call("ask for the alternate stack", libc::SYS_sigaltstack, &[0, stack]);
+        let actions: Vec<(i32, u64)> = (1..=64)
+            .map(|signal| {
+                let action = script.reserve(32);
+                let arguments = [signal as u64, 0, action, 8];
+                script.call(format_args!("ask what signal {signal} does"), libc::SYS_rt_sigaction, &arguments);
+                (signal, action)
+            })
+            .collect();
+        let timers = [0, 1, 2].map(|which| {
+            let timer = script.reserve(32);
+            script.call("ask for an interval timer", libc::SYS_getitimer, &[which, timer]);
+            timer
+        });
+        let results = self.injection.run(&script)?;
+
+        let bytes = |address: u64, length: usize| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; length];
+            self.injection.read(address, &mut bytes)?;
+            Ok(bytes)
+        };
+        let words = |address: u64, count: usize| -> Result<Vec<u64>> {
+            let bytes = bytes(address, 8 * count)?;
+            Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes"))).collect())
+        };
+        let int = |address: u64| -> Result<i32> { Ok(words(address, 1)?[0] as i32) };
+
+        let name = bytes(name, 16)?;
+        let stack = words(stack, 3)?;
+        let mut found = Vec::new();
+        for (signal, address) in actions {
+            let [handler, flags, restorer, mask] = words(address, 4)?[..] else { continue };
+            let action = SignalAction { signal, handler, flags, restorer, mask };
+            if (handler, flags, mask) != (0, 0, 0) {
+                found.push(action);
+            }
+        }
+        let mut interval_timers = [IntervalTimer::default(); 3];
+        for (timer, address) in interval_timers.iter_mut().zip(timers) {
+            let words = words(address, 4)?;
+            timer.interval = words[0] * 1_000_000 + words[1];
+            timer.value = words[2] * 1_000_000 + words[3];
+        }
+        Ok(Answers {
+            name: name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+            timer_slack: results[slack] as u64,
+            parent_death_signal: int(death)?,
+            dumpable: results[dumpable] as u32,
+            subreaper: int(subreaper)? != 0,
+            clear_child_tid: words(clear_tid, 1)?[0],
+            brk: results[brk] as u64,
+            alternate_stack: AlternateStack {
+                address: stack[0],
+                // SS_ONSTACK is a reading of the stack pointer and no setting.
+                flags: stack[1] as i32 & !libc::SS_ONSTACK,
+                size: stack[2],
+            },
+            actions: found,
+            interval_timers,
+        })
+    }
+}
+
+/// An area as the image has it. A shared read-only mapping of a file becomes a private copy.
+fn area_of(entry: &MapsEntry) -> Option<Area> {
+    let mut area = entry.area()?;
+    area.shared = entry.backing() == Backing::SharedAnonymous;
+    Some(area)
+}
+
+/// The clocks of this process, at this instant.
+pub fn clocks() -> Clocks {
+    Clocks {
+        realtime: sys::clock(libc::CLOCK_REALTIME),
+        monotonic: sys::clock(libc::CLOCK_MONOTONIC),
+        boottime: sys::clock(libc::CLOCK_BOOTTIME),
+    }
+}
+
+fn robust_list(pid: i32) -> RobustList {
+    sys::robust_list(pid).map(|(head, length)| RobustList { head, length }).unwrap_or_default()
+}
+
+fn image_registers(registers: &libc::user_regs_struct) -> Registers {
+    Registers {
+        r15: registers.r15,
+        r14: registers.r14,
+        r13: registers.r13,
+        r12: registers.r12,
+        rbp: registers.rbp,
+        rbx: registers.rbx,
+        r11: registers.r11,
+        r10: registers.r10,
+        r9: registers.r9,
+        r8: registers.r8,
+        rax: registers.rax,
+        rcx: registers.rcx,
+        rdx: registers.rdx,
+        rsi: registers.rsi,
+        rdi: registers.rdi,
+        orig_rax: registers.orig_rax,
+        rip: registers.rip,
+        cs: registers.cs,
+        eflags: registers.eflags,
+        rsp: registers.rsp,
+        ss: registers.ss,
+        fs_base: registers.fs_base,
+        gs_base: registers.gs_base,
+        ds: registers.ds,
+        es: registers.es,
+        fs: registers.fs,
+        gs: registers.gs,
+    }
+}

@@ -1,0 +1,541 @@
+//! A guest: a job's body at the destination, and the supervisor that keeps it.
+//!
+//! ```text
+//!   build   vessel (own namespaces, the job's PID) → restorer → guest filter → held at its first instruction
+//!   run     main thread: ptrace, signals, job control, recall      door thread: notifications
+//!           receiver thread: Reply → door, everything else → main thread
+//! ```
+//!
+//! The guest stays traced for life: a signal of the origin is queued inside it with its own `siginfo`, stops are decided
+//! here (a process alone in its session would ignore Ctrl-Z), and it dies with this process (`PTRACE_O_EXITKILL`).
+//!
+//! Once running it has no descriptors, no file system, no network, no other process: what is not forwarded to the
+//! origin does not exist.
+
+use crate::capture::{self, CaptureError, Captured, Frozen};
+use crate::door::{Bell, Door};
+use crate::filter;
+use crate::notify::Listener;
+use crate::restore::{Home, RestoreError, Restored, Restorer};
+use crate::sys;
+use crate::transfer::{ImageSink, ImageStream, Piece};
+use crate::vessel::{self, Vessel, VesselError, World};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+use vrun_image::state::{Descriptors, Job, Process};
+use vrun_image::{Reader, Record, Writer};
+use vrun_remote_io::channel::{Receiver, Sender};
+use vrun_remote_io::message::{Exited, ExitStatus, Message, Reason, Stopped, clip};
+use vrun_shim::tracee::SIGINFO;
+use vrun_shim::{Expect, Injection, Script, Status, TraceError, Tracee, area};
+
+/// How long a dead guest's CPU times are waited for.
+const REPORT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    #[error(transparent)]
+    Image(#[from] vrun_image::Error),
+    #[error("the image holds {0} processes; this version runs one")]
+    Processes(usize),
+    #[error(transparent)]
+    Vessel(#[from] VesselError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error(transparent)]
+    Filter(#[from] filter::FilterError),
+    #[error(transparent)]
+    Memory(#[from] crate::memory::MemoryError),
+    #[error("cannot {0}: {1}")]
+    Io(&'static str, io::Error),
+}
+
+/// A guest that is complete and has not run yet.
+#[derive(Debug)]
+pub struct Built {
+    vessel: Vessel,
+    restored: Restored,
+    listener: Listener,
+    job: Job,
+    foreign_vdso: Option<Range<u64>>,
+}
+
+/// Builds a guest from an image. Call it while this process has one thread.
+pub fn build(image: impl Read) -> Result<Built, GuestError> {
+    let mut reader = Reader::new(image)?;
+    let Record::Job(job) = reader.next()? else { return Err(GuestError::Processes(0)) };
+    let [process] = job.processes.as_slice() else { return Err(GuestError::Processes(job.processes.len())) };
+    let filter = filter::guest()?;
+    let vessel = Vessel::create(&vessel::Specification {
+        pid: process.pid,
+        uid: process.credentials.uid[1],
+        gid: process.credentials.gid[1],
+        monotonic_offset: i128::from(job.clocks.monotonic) - i128::from(sys::clock(libc::CLOCK_MONOTONIC)),
+        boottime_offset: i128::from(job.clocks.boottime) - i128::from(sys::clock(libc::CLOCK_BOOTTIME)),
+        world: World::Nothing { host_name: job.host.nodename.clone() },
+    })?;
+    let tracee = Tracee::seize(vessel.pid, libc::PTRACE_O_EXITKILL)?;
+    tracee.interrupt()?;
+    tracee.wait_interrupted()?;
+    let restorer = Restorer::begin(tracee, process, Home::Away)?;
+    let listener = install_filter(restorer.injection(), &filter)?;
+    fill(&restorer, &mut reader)?;
+    let foreign_vdso = restorer.foreign_vdso.clone();
+    let restored = restorer.finish(process)?;
+    Ok(Built { vessel, restored, listener, job: *job, foreign_vdso })
+}
+
+/// Puts the contents of an image into a process under construction, up to the image's end.
+pub fn fill<R: Read>(restorer: &Restorer, reader: &mut Reader<R>) -> Result<(), GuestError> {
+    loop {
+        match reader.next()? {
+            Record::Pages { start, bytes, .. } => restorer.pages(start, bytes)?,
+            Record::File { .. } | Record::Job(_) => {}
+            Record::End(_) => return Ok(()),
+        }
+    }
+}
+
+/// Puts a process under a notification filter by calls of its own, and takes the listener out of it.
+pub fn install_filter(injection: &Injection, program: &filter::Program) -> Result<Listener, GuestError> {
+    let mut script = Script::new(area::DATA.start);
+    let instructions = filter::to_bytes(program);
+    let address = script.data(&instructions);
+    // struct sock_fprog: u16 length, padding, pointer.
+    let mut fprog = [0; 16];
+    fprog[..2].copy_from_slice(&((instructions.len() / 8) as u16).to_le_bytes());
+    fprog[8..].copy_from_slice(&address.to_le_bytes());
+    let fprog = script.data(&fprog);
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    script.call("forbid new privileges", libc::SYS_prctl, &[libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0]);
+    let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), flags, fprog];
+    let install = script.call("install the notification filter", libc::SYS_seccomp, &arguments);
+    let number = injection.run(&script)?[install];
+    let listener = sys::descriptor_of(injection.tracee().tid(), number as i32)
+        .map_err(|error| GuestError::Io("take the notification listener", error))?;
+    let mut script = Script::new(area::DATA.start);
+    script.call("close the listener", libc::SYS_close, &[number as u64]);
+    injection.run(&script)?;
+    Ok(Listener::new(listener))
+}
+
+impl Built {
+    /// The job as it arrived.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+}
+
+/// What the main thread is told.
+#[derive(Debug)]
+pub enum Event {
+    Said(Message),
+    /// The channel has ended, and why.
+    Lost(String),
+    NeedsHome(String),
+    /// A client asks for it to be brought home. The first answer says that the origin was asked; an error after it, that
+    /// the guest goes on here; that the sender is dropped, that it went.
+    Home(mpsc::Sender<Result<(), String>>),
+    Kill(i32),
+}
+
+/// Where other threads put events.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    sender: mpsc::Sender<Event>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Mailbox {
+    pub fn post(&self, event: Event) {
+        if self.sender.send(event).is_ok() {
+            // The counter of an eventfd cannot overflow from single steps.
+            let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Bell for Mailbox {
+    fn needs_home(&self, reason: String) {
+        self.post(Event::NeedsHome(reason));
+    }
+}
+
+/// What others may know of a running guest.
+#[derive(Debug)]
+pub struct Facts {
+    pub job: Job,
+    /// Host PID of the process.
+    pub pid: i32,
+    pub door: Arc<Door>,
+}
+
+enum Condition {
+    Running,
+    /// Held by us in place of a job-control stop.
+    Stopped,
+    /// On its way home.
+    Held(Box<(Frozen, Captured)>),
+}
+
+struct Guest {
+    vessel: Vessel,
+    tracee: Tracee,
+    door: Arc<Door>,
+    sender: Sender,
+    process: Process,
+    job: Job,
+    foreign_vdso: Option<Range<u64>>,
+    condition: Condition,
+    /// A `Recall` has been asked for and not answered.
+    asked_home: bool,
+    /// Who asked for it.
+    clients: Vec<mpsc::Sender<Result<(), String>>>,
+}
+
+/// Runs a built guest until it ends, here or by going home. `ready` is called when it runs, with what a control socket
+/// needs.
+pub fn run(
+    built: Built,
+    sender: Sender,
+    receiver: Receiver,
+    ready: impl FnOnce(Arc<Facts>, Mailbox),
+) -> Result<(), GuestError> {
+    let io = |what| move |error: io::Error| GuestError::Io(what, error);
+    let signals = sys::child_signals().map_err(io("watch for child processes"))?;
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?);
+    let (events, inbox) = mpsc::channel();
+    let mailbox = Mailbox { sender: events, wake: Arc::clone(&wake) };
+    let Built { vessel, restored, listener, job, foreign_vdso } = built;
+    let process = job.processes[0].clone();
+    let tracee = restored.tracee();
+    let bell = Box::new(mailbox.clone());
+    let door = Door::new(listener, sender.clone(), bell, tracee.tid(), process.pid)?;
+
+    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        thread::Builder::new().name(name.into()).spawn(work).map_err(|error| GuestError::Io("start a thread", error))
+    };
+    // Never signalled: the door ends with the guest.
+    let quiet = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?;
+    let served = Arc::clone(&door);
+    spawn("door", Box::new(move || served.serve(quiet.as_fd())))?;
+    let (replies, post) = (Arc::clone(&door), mailbox.clone());
+    spawn("receiver", Box::new(move || receive(receiver, &replies, &post)))?;
+
+    ready(Arc::new(Facts { job: job.clone(), pid: tracee.tid(), door: Arc::clone(&door) }), mailbox);
+    restored.run()?;
+    let mut guest = Guest {
+        vessel: vessel.launch(),
+        tracee,
+        door,
+        sender,
+        process,
+        job,
+        foreign_vdso,
+        condition: Condition::Running,
+        asked_home: false,
+        clients: Vec::new(),
+    };
+    loop {
+        let mut fds = [PollFd::new(&signals, PollFlags::IN), PollFd::new(&*wake, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(GuestError::Io("wait", error.into())),
+        }
+        if !fds[0].revents().is_empty() {
+            sys::drain(signals.as_fd());
+        }
+        if !fds[1].revents().is_empty() {
+            sys::drain(wake.as_fd());
+        }
+        if guest.reap()? {
+            return Ok(());
+        }
+        while let Ok(event) = inbox.try_recv() {
+            if guest.event(event)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The channel's receiver: replies go straight to the door.
+fn receive(mut receiver: Receiver, door: &Door, mailbox: &Mailbox) {
+    loop {
+        match Piece::receive(&mut receiver) {
+            Ok(Piece::Said(Message::Reply(reply))) => door.reply(reply),
+            Ok(Piece::Said(message)) => mailbox.post(Event::Said(message)),
+            Ok(Piece::Data(_)) => {}
+            Err(error) => {
+                door.lose();
+                mailbox.post(Event::Lost(error.to_string()));
+                return;
+            }
+        }
+    }
+}
+
+impl Guest {
+    fn pid(&self) -> i32 {
+        self.tracee.tid()
+    }
+
+    /// Takes what the kernel reports of the guest. True: it has ended.
+    fn reap(&mut self) -> Result<bool, GuestError> {
+        while let Some((pid, status)) =
+            vrun_shim::tracee::wait(-1, libc::WNOHANG).map_err(|error| GuestError::Io("wait for the guest", error))?
+        {
+            if pid != self.pid() {
+                continue; // the keeper
+            }
+            if status.is_end() {
+                self.ended(status);
+                return Ok(true);
+            }
+            self.stopped(status)?;
+        }
+        Ok(false)
+    }
+
+    fn stopped(&mut self, status: Status) -> Result<(), GuestError> {
+        match status {
+            Status::Stopped(signal @ (libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU))
+                if self.stops_by(signal)? =>
+            {
+                self.condition = Condition::Stopped;
+                self.say(&Message::GuestStopped(Stopped { signal }));
+            }
+            Status::Stopped(signal) => self.tracee.resume(signal)?,
+            _ => self.tracee.resume(0)?,
+        }
+        Ok(())
+    }
+
+    /// Whether this stop signal has its default action.
+    fn stops_by(&self, signal: i32) -> Result<bool, GuestError> {
+        let status = crate::proc::ProcDir::open(self.pid()).and_then(|directory| directory.status());
+        let status = status.map_err(|error| GuestError::Io("read the guest's status", io::Error::other(error)))?;
+        let bit = 1_u64 << (signal - 1);
+        Ok((status.caught | status.ignored) & bit == 0)
+    }
+
+    fn say(&self, message: &Message) {
+        if let Err(error) = self.sender.send(message) {
+            tracing::warn!("cannot tell the origin: {error}");
+        }
+    }
+
+    fn ended(&mut self, status: Status) {
+        let status = match status {
+            Status::Killed { signal, core } => ExitStatus::Signal { number: signal, core },
+            Status::Exited(code) => ExitStatus::Code(code),
+            _ => ExitStatus::Code(0),
+        };
+        let (mut user_us, mut system_us) = (0, 0);
+        let until = Instant::now() + REPORT;
+        while Instant::now() < until {
+            let mut fds = [PollFd::new(&self.vessel.reports, PollFlags::IN)];
+            let timeout = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            if !matches!(poll(&mut fds, Some(&timeout)), Ok(1)) {
+                continue;
+            }
+            let Some(report) = Vessel::report(self.vessel.reports.as_fd()) else { break };
+            if Status::from_raw(report.raw_status).is_end() {
+                (user_us, system_us) = (report.user_microseconds, report.system_microseconds);
+                break;
+            }
+        }
+        self.say(&Message::Exited(Exited { status, user_us, system_us }));
+        self.say(&Message::Bye);
+    }
+
+    /// True: nothing is left to do here.
+    fn event(&mut self, event: Event) -> Result<bool, GuestError> {
+        match event {
+            Event::Said(message) => return self.heard(message),
+            Event::Lost(reason) => {
+                tracing::error!("the origin is lost: {reason}; ending the guest, whose every effect happens there");
+                self.kill();
+                return Ok(true);
+            }
+            Event::NeedsHome(reason) => {
+                if !self.asked_home {
+                    self.asked_home = true;
+                    self.say(&Message::GoHome(Reason { reason: clip(reason) }));
+                }
+            }
+            Event::Home(answer) => {
+                self.asked_home = true;
+                let reason = "it was asked to".to_owned();
+                let result = self.sender.send(&Message::GoHome(Reason { reason })).map_err(|error| error.to_string());
+                let _ = answer.send(result);
+                self.clients.push(answer);
+            }
+            Event::Kill(signal) => {
+                let _ = sys::kill(self.pid(), signal);
+            }
+        }
+        Ok(false)
+    }
+
+    fn heard(&mut self, message: Message) -> Result<bool, GuestError> {
+        match message {
+            Message::Signal(signal) => self.signal(&signal.info())?,
+            Message::DeputyStopped(_) => {
+                if matches!(self.condition, Condition::Running) {
+                    let signals = self.halt()?;
+                    self.queue(&signals)?;
+                    self.condition = Condition::Stopped;
+                    self.door.end_stop();
+                }
+            }
+            Message::Recall => self.go_home(),
+            Message::Release => {
+                self.condition = Condition::Running;
+                self.kill();
+                self.say(&Message::Bye);
+                return Ok(true);
+            }
+            Message::Resume(reason) => {
+                tracing::warn!("the origin could not take the job back: {}", reason.reason);
+                self.stays(&reason.reason);
+                if let Condition::Held(held) = std::mem::replace(&mut self.condition, Condition::Running) {
+                    self.door.strand();
+                    self.door.end_stop();
+                    held.0.resume_traced()?;
+                }
+            }
+            Message::Kill => {
+                self.kill();
+                self.ended(Status::Killed { signal: libc::SIGKILL, core: false });
+                return Ok(true);
+            }
+            Message::Ping(token) => self.say(&Message::Pong(token)),
+            Message::Bye => {
+                self.say(&Message::Bye);
+                self.kill();
+                return Ok(true);
+            }
+            other => tracing::warn!("the origin said {} at a wrong time", other.name()),
+        }
+        Ok(false)
+    }
+
+    /// Tells who asked for home that it came to nothing.
+    fn stays(&mut self, reason: &str) {
+        for client in self.clients.drain(..) {
+            let _ = client.send(Err(reason.to_owned()));
+        }
+    }
+
+    fn kill(&self) {
+        let _ = sys::kill(self.pid(), libc::SIGKILL);
+        let _ = self.tracee.wait();
+        let _ = sys::kill(self.vessel.keeper, libc::SIGKILL);
+        let _ = vrun_shim::tracee::wait(self.vessel.keeper, 0);
+    }
+
+    /// Stops the guest, wherever it is; gives the signals whose delivery that held up.
+    fn halt(&mut self) -> Result<Vec<[u8; SIGINFO]>, GuestError> {
+        self.tracee.interrupt()?;
+        self.door.begin_stop();
+        Ok(self.tracee.wait_interrupted()?)
+    }
+
+    /// Queues signals inside the stopped guest, with all that their senders said.
+    fn queue(&self, signals: &[[u8; SIGINFO]]) -> Result<(), GuestError> {
+        if signals.is_empty() {
+            return Ok(());
+        }
+        let injection = Injection::begin(self.tracee)?;
+        let mut script = Script::new(area::DATA.start);
+        for info in signals {
+            let arguments = [self.process.pid as u64, u64::from(info[0]), script.data(info)];
+            script.step("queue a signal", libc::SYS_rt_sigqueueinfo, &arguments, Expect::Anything);
+        }
+        injection.run(&script)?;
+        injection.finish()?;
+        Ok(())
+    }
+
+    fn signal(&mut self, info: &[u8; SIGINFO]) -> Result<(), GuestError> {
+        match self.condition {
+            Condition::Running => {
+                let mut signals = self.halt()?;
+                signals.push(*info);
+                self.queue(&signals)?;
+                self.door.end_stop();
+                self.tracee.resume(0)?;
+            }
+            Condition::Stopped => {
+                self.queue(&[*info])?;
+                if i32::from(info[0]) == libc::SIGCONT {
+                    self.condition = Condition::Running;
+                    self.say(&Message::GuestContinued);
+                    self.tracee.resume(0)?;
+                }
+            }
+            // It is being restored at home, where the deputy's queue goes with it; only a failure brings it back here.
+            Condition::Held(_) => tracing::warn!("a signal arrived while the guest was on its way home"),
+        }
+        Ok(())
+    }
+
+    /// Freezes the guest and sends it. It stays frozen until the origin says what became of it.
+    fn go_home(&mut self) {
+        self.asked_home = false;
+        if let Err(error) = self.send_home() {
+            tracing::error!("cannot send the guest home: {error}");
+            self.stays(&error.to_string());
+            self.say(&Message::Failed(Reason { reason: clip(error.to_string()) }));
+            if let Condition::Held(held) = std::mem::replace(&mut self.condition, Condition::Running) {
+                let _ = held.0.resume_traced();
+            }
+            self.door.end_stop();
+        }
+    }
+
+    fn send_home(&mut self) -> Result<(), GuestError> {
+        let signals = match self.condition {
+            Condition::Running => self.halt()?,
+            _ => Vec::new(),
+        };
+        let frozen = Frozen::adopt(self.tracee, &signals)?;
+        let hidden = self.foreign_vdso.as_ref().and(self.process.memory.vdso.as_ref());
+        let hidden: Vec<Range<u64>> = hidden.map(|vdso| vdso.start..vdso.start + vdso.code.len() as u64).into_iter().collect();
+        let mut captured = frozen.describe(Descriptors::default(), &hidden)?;
+        let process = &mut captured.process;
+        let home = &self.process;
+        process.memory.vdso.clone_from(&home.memory.vdso);
+        (process.parent, process.group, process.session) = (home.parent, home.group, home.session);
+        process.executable.clone_from(&home.executable);
+        process.working_directory.clone_from(&home.working_directory);
+        process.credentials.clone_from(&home.credentials);
+        process.umask = home.umask;
+        let mut job = self.job.clone();
+        job.clocks = capture::clocks();
+        job.processes = vec![captured.process.clone()];
+
+        let mut writer = Writer::new(ImageSink::new(self.sender.clone()))?;
+        writer.job(&job)?;
+        frozen.dump(&captured, |start, bytes| writer.pages(0, start, bytes).map_err(GuestError::from))?;
+        let (sink, _) = writer.finish()?;
+        self.condition = Condition::Held(Box::new((frozen, captured)));
+        sink.finish().map_err(|error| GuestError::Io("send the image", error))?;
+        Ok(())
+    }
+}
+
+/// A stream of the pieces that a receiver gets.
+pub fn stream(receiver: &mut Receiver) -> ImageStream<impl FnMut() -> io::Result<Piece> + '_> {
+    ImageStream::new(move || Piece::receive(receiver).map_err(io::Error::other))
+}

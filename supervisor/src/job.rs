@@ -1,0 +1,684 @@
+//! The supervisor of a job at its origin: one thread that alone waits for the job's processes (and traces them), a
+//! thread at the notification door, and one for each client.
+//!
+//! ```text
+//!   front ⇄ socket ─────┐
+//!   SIGCHLD (signalfd) ─┤── main thread: one event after the other ──▶ front, clients, processes
+//!   Event (mpsc + eventfd)
+//!       ▲           ▲
+//!     door        clients (crate::control)
+//! ```
+//!
+//! Every signal is blocked in every thread. The supervisor is the subreaper of the job: what is orphaned in it becomes
+//! its child, so that the job is over exactly when no child is left.
+
+use crate::away::{self, Away, Departure, HomeError, Identity, Incoming, Office, Ring, tell};
+use crate::capture::{self, Frozen};
+use crate::config::Config;
+use crate::control::{self, ControlError, Moved, Outcome, Progress, Request, Role, State, Status};
+use crate::deputy::Desk;
+use crate::save::{self, Delivery};
+use crate::transfer::Piece;
+use crate::front::{self, SupervisorSide, ToFront, ToSupervisor};
+use crate::launch::{self, ProgramSpec};
+use crate::notify::{AnswerError, Listener, Notification, RecvError};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::process::{WaitOptions, WaitStatus, wait};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+use vrun_remote_io::message::{COMMAND_MAX, Exited, Message, Offer, Stopped};
+use vrun_shim::area;
+
+/// What a supervisor begins with.
+#[derive(Debug)]
+pub enum Start {
+    /// A program that is to be executed.
+    Program(ProgramSpec),
+    /// A saved job that is to be restored.
+    Image(ImageSource),
+}
+
+/// A saved job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSource {
+    /// Absolute.
+    pub path: PathBuf,
+    /// `--with-files`: where a file of the job is missing, make it from the image.
+    pub with_files: bool,
+    /// `-d`: leave the terminal.
+    pub detach: bool,
+    /// Remove the image when the job runs: it was taken from the store.
+    pub consume: bool,
+}
+
+/// What the main thread is told by the others.
+#[derive(Debug)]
+pub enum Event {
+    /// A client asks. The answer goes through the channel; a client that is gone is no error.
+    Request(Request, mpsc::Sender<Reply>),
+    /// A client's thread wants to offer the job to a host: what is to be said of it? It is brought home first.
+    Describe(mpsc::Sender<Result<Offer, ControlError>>),
+    /// That host has accepted.
+    Depart(Box<Departure>, mpsc::Sender<Reply>),
+    /// The same for storing.
+    Deliver(Box<Delivery>, mpsc::Sender<Reply>),
+    /// Something waits in [`Away::next`].
+    Incoming,
+}
+
+/// An answer on its way to a client: any number of `Progress`, then `Done`.
+#[derive(Debug)]
+pub enum Reply {
+    Progress(Progress),
+    Done(Result<Outcome, ControlError>),
+}
+
+/// Where other threads put events.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    sender: mpsc::Sender<Event>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Mailbox {
+    /// False: the main thread is gone.
+    pub fn post(&self, event: Event) -> bool {
+        self.sender.send(event).is_ok() && rustix::io::write(&*self.wake, &1u64.to_ne_bytes()).is_ok()
+    }
+}
+
+impl Ring for Mailbox {
+    fn ring(&self) {
+        self.post(Event::Incoming);
+    }
+}
+
+/// A start that failed: the exit status of the front, and what to say.
+type Failure = (u8, String);
+
+fn failed(what: &str) -> impl FnOnce(io::Error) -> Failure {
+    move |error| (front::FAILED, format!("cannot {what}: {error}"))
+}
+
+/// The whole life of a supervisor process: start, supervise, end with the job. Returns its exit status.
+pub fn supervise(start: Start, mut side: SupervisorSide) -> i32 {
+    match Job::start(start, &mut side) {
+        Ok(mut job) => {
+            job.run(&mut side);
+            0
+        }
+        Err((status, message)) => {
+            side.tell(&ToFront::Failed { status, message });
+            i32::from(status)
+        }
+    }
+}
+
+/// A job at its origin.
+struct Job {
+    id: String,
+    name: Option<String>,
+    command: String,
+    started: u64,
+    /// The first process.
+    pid: i32,
+    /// It is a child that was not reaped: its PID is its own.
+    alive: bool,
+    /// By a signal.
+    stopped: bool,
+    identity: Identity,
+    config: Config,
+    mailbox: Mailbox,
+    listener: Arc<Listener>,
+    desk: Arc<Desk>,
+    /// Where the body is, if it is not here.
+    away: Option<Away>,
+    /// A stop of the deputy that the guest's own stop made; its signal.
+    stopping: Option<i32>,
+    /// The job does not go on here, and where it is: what the front is to say.
+    left: Option<String>,
+    children: SignalFd,
+    wake: Arc<OwnedFd>,
+    events: mpsc::Receiver<Event>,
+    /// The job's socket; removed with the job.
+    _control: control::Server,
+}
+
+impl Job {
+    fn start(start: Start, side: &mut SupervisorSide) -> Result<Job, Failure> {
+        let program = match start {
+            Start::Program(program) => program,
+            Start::Image(source) => {
+                return Err((
+                    front::FAILED,
+                    format!("cannot restore {}: not by this version", source.path.display()),
+                ));
+            }
+        };
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|error| failed("become the reaper of the job")(error.into()))?;
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGCHLD);
+        let children = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(|error| failed("watch the job's processes")(error.into()))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| failed("make an event descriptor")(error.into()))?;
+        let (sender, events) = mpsc::channel();
+        let mailbox = Mailbox {
+            sender,
+            wake: Arc::new(wake),
+        };
+
+        let launch_failed = |error: launch::LaunchError| (error.exit_status(), error.to_string());
+        let (launching, listener) = launch::launch(&program, side.inherited).map_err(launch_failed)?;
+        let pid = launching.pid;
+        // The program has its copies of the shell's descriptors; from here on there may be threads.
+        side.leave().map_err(failed("leave the terminal"))?;
+        let (listener, desk) = (Arc::new(listener), Arc::new(Desk::default()));
+        let (door, seat) = (Arc::clone(&listener), Arc::clone(&desk));
+        thread::Builder::new()
+            .name("door".into())
+            .spawn(move || serve_door(&door, &seat))
+            .map_err(failed("start a thread"))?;
+        launching.finish().map_err(launch_failed)?;
+        let client_mailbox = mailbox.clone();
+        let client_config = side.config.clone();
+        let handler = move |request, progress: &mut dyn FnMut(Progress)| {
+            ask(&client_mailbox, &client_config, request, progress)
+        };
+        let control = control::serve(&side.config, &side.id, Arc::new(handler))
+            .map_err(|error| (front::FAILED, error.to_string()))?;
+        side.tell(&ToFront::Running { pid });
+        let words: Vec<_> = program
+            .command()
+            .iter()
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        Ok(Job {
+            id: side.id.to_string(),
+            name: side.name.clone(),
+            command: words.join(" "),
+            started: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs()),
+            pid,
+            alive: true,
+            stopped: false,
+            identity: Identity { id: side.id.to_string(), name: side.name.clone(), command: program.command() },
+            config: side.config.clone(),
+            listener,
+            desk,
+            away: None,
+            stopping: None,
+            left: None,
+            children,
+            wake: Arc::clone(&mailbox.wake),
+            mailbox,
+            events,
+            _control: control,
+        })
+    }
+
+    /// Until no process of the job is left.
+    fn run(&mut self, side: &mut SupervisorSide) {
+        loop {
+            if !self.reap(side) {
+                return;
+            }
+            let wake = Arc::clone(&self.wake);
+            let mut fds = vec![
+                PollFd::new(&self.children, PollFlags::IN),
+                PollFd::new(&*wake, PollFlags::IN),
+            ];
+            fds.extend(
+                side.socket()
+                    .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)),
+            );
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return tracing::error!("cannot wait for events: {error}"),
+            }
+            let front = fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
+            // Emptied before looking, so that what comes in between wakes us again.
+            while let Ok(Some(_)) = self.children.read_signal() {}
+            let _ = rustix::io::read(&*wake, &mut [0; 8]);
+            if front && let Some(message) = side.receive() {
+                self.obey(message);
+            }
+            while let Ok(event) = self.events.try_recv() {
+                self.handle(event);
+            }
+            self.hear();
+        }
+    }
+
+    /// Takes note of every process that has stopped, gone on or ended. False: none is left.
+    fn reap(&mut self, side: &mut SupervisorSide) -> bool {
+        // `__WALL`: children of every kind, also those made with another exit signal.
+        // `__WNOTHREAD`: not what the ushers trace (crate::deputy).
+        let all = WaitOptions::from_bits_retain((libc::__WALL | libc::__WNOTHREAD) as u32);
+        let mut first_ended = None;
+        let left = loop {
+            match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED | all) {
+                Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == self.pid => {
+                    first_ended = self.note(status, side).or(first_ended);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::CHILD) => break false,
+                Err(error) => {
+                    tracing::error!("cannot wait for the job's processes: {error}");
+                    break false;
+                }
+            }
+        };
+        if let Some(status) = first_ended {
+            if let Some(away) = self.away.take() {
+                // Harmless if the guest's end was the reason: the host is gone then.
+                let _ = away.sender.send(&Message::Kill);
+                let _ = away.sender.send(&Message::Bye);
+            }
+            side.tell(&match self.left.take() {
+                Some(note) => ToFront::Ended { note },
+                None => ToFront::Exited { status, over: !left },
+            });
+        }
+        left
+    }
+
+    /// The first process changed its state; its wait status if it ended.
+    fn note(&mut self, status: WaitStatus, side: &mut SupervisorSide) -> Option<i32> {
+        if let Some(signal) = status.stopping_signal() {
+            self.stopped = true;
+            let by_guest = self.stopping.take();
+            if let (Some(away), None) = (&self.away, by_guest) {
+                let _ = away.sender.send(&Message::DeputyStopped(Stopped { signal }));
+            }
+            side.tell(&ToFront::Stopped { pid: self.pid, signal: by_guest.unwrap_or(signal) });
+        } else if status.continued() {
+            self.stopped = false;
+            side.continue_front();
+        } else {
+            self.alive = false;
+            return Some(status.as_raw());
+        }
+        None
+    }
+
+    fn obey(&self, message: ToSupervisor) {
+        let (number, value) = match message {
+            ToSupervisor::Signal { number, value } => (number, value),
+            // A shell continues the whole group, so mostly it goes on already: a second SIGCONT would be seen.
+            ToSupervisor::Continue if front::is_stopped(self.pid) => (libc::SIGCONT, None),
+            ToSupervisor::Continue => return,
+        };
+        if self.alive
+            && let Err(error) = launch::send_signal(self.pid, number, value)
+        {
+            tracing::warn!("cannot send signal {number} to {}: {error}", self.pid);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Request(request, client) => {
+                let result = match request {
+                    Request::Status => Ok(Outcome::Status(Box::new(self.status()))),
+                    Request::Kill { signal } => self.kill(signal),
+                    Request::Home => self.come_home().map(Outcome::Moved),
+                    Request::Save { path, keep_running, with_files } => self.save(&path, keep_running, with_files),
+                    Request::Stats => self.statistics(),
+                    Request::Migrate { .. } | Request::Send { .. } => {
+                        Err(ControlError::refused("a client's thread has to find the host first"))
+                    }
+                };
+                let _ = client.send(Reply::Done(result));
+            }
+            Event::Describe(client) => {
+                let _ = client.send(self.describe());
+            }
+            Event::Depart(departure, client) => {
+                let _ = client.send(Reply::Done(self.depart(*departure)));
+            }
+            Event::Deliver(delivery, client) => {
+                let _ = client.send(Reply::Done(self.deliver(*delivery)));
+            }
+            Event::Incoming => {}
+        }
+    }
+
+    /// Why the job cannot be moved or saved now.
+    fn verdict(&self) -> Result<(), String> {
+        if !self.alive {
+            return Err("its first process has ended".to_owned());
+        }
+        if self.away.is_some() {
+            return Ok(()); // it was found to be movable, and away it can do nothing that changes that
+        }
+        let processes = processes().len();
+        if processes > 1 {
+            return Err(format!("it has {processes} processes; only single processes can move yet"));
+        }
+        capture::verdict(self.pid)
+    }
+
+    /// The manifest of the job.
+    fn describe(&mut self) -> Result<Offer, ControlError> {
+        self.verdict().map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
+        if self.away.is_some() {
+            self.come_home()?;
+        }
+        let status = self.status();
+        let system = rustix::system::uname();
+        let cpu = crate::cpu::features(&self.config.hidden_cpu_features())
+            .map_err(|error| ControlError::refused(format!("cannot read the CPU's features: {error}")))?;
+        Ok(Offer {
+            job: self.id.clone(),
+            name: self.name.clone(),
+            command: clip_command(&self.command),
+            processes: 1,
+            threads: 1,
+            memory: status.memory_bytes,
+            cpu_flags: cpu.flags,
+            kernel: system.release().to_string_lossy().into_owned(),
+            architecture: system.machine().to_string_lossy().into_owned(),
+            pid: self.pid,
+            dry_run: false,
+        })
+    }
+
+    fn office(&self) -> Office<'_> {
+        Office {
+            config: &self.config,
+            identity: &self.identity,
+            listener: &self.listener,
+            desk: &self.desk,
+            ring: Arc::new(self.mailbox.clone()),
+        }
+    }
+
+    fn depart(&mut self, departure: Departure) -> Result<Outcome, ControlError> {
+        self.verdict().map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
+        let (away, moved) = away::depart(self.pid, departure, &self.office())?;
+        tracing::info!(host = away.host, "the job is away");
+        self.away = Some(away);
+        Ok(Outcome::Moved(moved))
+    }
+
+    fn come_home(&mut self) -> Result<Moved, ControlError> {
+        let Some(mut away) = self.away.take() else {
+            return Err(ControlError::refused("the job is at home"));
+        };
+        match away.bring_home(&self.office()) {
+            Ok(moved) => {
+                tracing::info!("the job is home");
+                Ok(moved)
+            }
+            Err(HomeError::StillAway(error)) => {
+                self.away = Some(away);
+                Err(error)
+            }
+            Err(HomeError::Ended(exited)) => {
+                self.away = Some(away);
+                self.guest_ended(exited);
+                Err(ControlError::refused("the job has just ended"))
+            }
+            Err(HomeError::Lost(reason)) => {
+                let _ = launch::send_signal(self.pid, libc::SIGKILL, None);
+                Err(ControlError::refused(format!("the job is lost: {reason}")))
+            }
+        }
+    }
+
+    /// What the guest's host has said.
+    fn hear(&mut self) {
+        while let Some(incoming) = self.away.as_mut().and_then(Away::next) {
+            match incoming {
+                Incoming::Piece(Piece::Said(Message::Exited(exited))) => self.guest_ended(exited),
+                Incoming::Piece(Piece::Said(Message::GuestStopped(stopped))) => {
+                    self.stopping = Some(stopped.signal);
+                    let _ = launch::send_signal(self.pid, libc::SIGSTOP, None);
+                }
+                Incoming::Piece(Piece::Said(Message::GoHome(reason))) => {
+                    tracing::info!("the guest asks to come home: {}", reason.reason);
+                    if let Err(error) = self.come_home() {
+                        tracing::error!("{error}");
+                    }
+                }
+                Incoming::Piece(Piece::Said(Message::GuestContinued)) => {}
+                Incoming::Piece(other) => tracing::warn!("unexpected from the guest's host: {other:?}"),
+                Incoming::Lost(reason) => {
+                    if let Some(away) = &mut self.away {
+                        tracing::error!("{} is lost: {reason}", away.host);
+                        away.lost = Some(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The guest has ended: the deputy, which the shell knows, ends in the same way.
+    fn guest_ended(&mut self, exited: Exited) {
+        let Some(away) = self.away.take() else { return };
+        if let Err(error) = away.deputy.end(exited.status) {
+            tracing::error!("the deputy cannot end as the guest did: {error}");
+            let _ = launch::send_signal(self.pid, libc::SIGKILL, None);
+        }
+        let _ = away.sender.send(&Message::Bye);
+    }
+
+    fn save(&mut self, path: &Path, keep_running: bool, with_files: bool) -> Result<Outcome, ControlError> {
+        self.at_home()?;
+        let saved = save::to_file(self.pid, path, with_files, &self.office())?;
+        self.end_or_go_on(saved.frozen, keep_running, || format!("saved to {}", path.display()))?;
+        Ok(Outcome::Saved { path: path.to_owned(), bytes: saved.bytes })
+    }
+
+    fn deliver(&mut self, delivery: Delivery) -> Result<Outcome, ControlError> {
+        self.at_home()?;
+        let host = delivery.host.clone();
+        let (id, saved) = save::to_host(self.pid, delivery, &self.office())?;
+        self.end_or_go_on(saved.frozen, false, || format!("stored at {host} as {id}"))?;
+        Ok(Outcome::Stored { id, bytes: saved.bytes })
+    }
+
+    fn at_home(&self) -> Result<(), ControlError> {
+        if let Some(away) = &self.away {
+            let host = &away.host;
+            let advice = format!("the job is at {host}; bring it home first (vmigrate {} home)", self.id);
+            return Err(ControlError::refused(advice));
+        }
+        self.verdict().map_err(|reason| ControlError::refused(format!("the job cannot be saved now: {reason}")))
+    }
+
+    /// After its image is safe, a job goes on or ends here.
+    fn end_or_go_on(
+        &mut self,
+        frozen: Frozen,
+        keep_running: bool,
+        note: impl FnOnce() -> String,
+    ) -> Result<(), ControlError> {
+        if keep_running {
+            return frozen.release().map_err(Into::into);
+        }
+        self.left = Some(note());
+        launch::send_signal(self.pid, libc::SIGKILL, None)
+            .map_err(|error| ControlError::refused(format!("cannot end process {}: {error}", self.pid)))
+    }
+
+    fn statistics(&self) -> Result<Outcome, ControlError> {
+        let counters = self.away.as_ref().map(|away| away.sender.counters()).unwrap_or_default();
+        Ok(Outcome::Stats(serde_json::json!({
+            "schema": 1,
+            "id": self.id,
+            "host": self.away.as_ref().map(|away| away.host.clone()),
+            "bytes_sent": counters.sent,
+            "bytes_received": counters.received,
+        })))
+    }
+
+    fn kill(&self, signal: i32) -> Result<Outcome, ControlError> {
+        let targets = if self.alive {
+            vec![self.pid]
+        } else {
+            children_of(rustix::process::getpid().as_raw_pid())
+        };
+        for pid in targets {
+            launch::send_signal(pid, signal, None).map_err(|error| {
+                ControlError::refused(format!("cannot send signal {signal} to process {pid}: {error}"))
+            })?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn status(&self) -> Status {
+        let pids = processes();
+        let state = match (&self.away, self.stopped) {
+            (_, true) => State::Stopped,
+            (Some(_), false) => State::Away,
+            (None, false) => State::Running,
+        };
+        Status {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            command: self.command.clone(),
+            state,
+            role: Role::Job,
+            host: self.away.as_ref().map(|away| away.host.clone()),
+            pid: self.pid,
+            memory_bytes: pids.iter().map(|pid| resident_bytes(*pid)).sum(),
+            descriptors: pids.iter().map(|pid| entries(&format!("/proc/{pid}/fd"))).sum(),
+            pids,
+            started: self.started,
+            not_migratable: self.verdict().err(),
+        }
+    }
+}
+
+/// A client's thread: finds the host that the request is about, hands it to the main thread and waits for what comes of it.
+fn ask(
+    mailbox: &Mailbox,
+    config: &Config,
+    request: Request,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Outcome, ControlError> {
+    match request {
+        Request::Migrate { post_copy: true, .. } => {
+            Err(ControlError::refused("this version cannot start a job before all of its memory is there (--post-copy)"))
+        }
+        Request::Migrate { host, check, .. } => {
+            tell(progress, format!("asking {host}"));
+            let mut offer = describe(mailbox)?;
+            offer.dry_run = check;
+            let departure = away::offer(config, &host, offer.clone())?;
+            if check {
+                departure.cancel(config);
+                return Ok(away::check_outcome(&host, &offer));
+            }
+            tell(progress, format!("moving to {host}"));
+            post(mailbox, |client| Event::Depart(Box::new(departure), client), progress)
+        }
+        Request::Send { host } => {
+            tell(progress, format!("asking {host}"));
+            let delivery = save::offer(config, &host, describe(mailbox)?)?;
+            tell(progress, format!("sending to {host}"));
+            post(mailbox, |client| Event::Deliver(Box::new(delivery), client), progress)
+        }
+        other => post(mailbox, |client| Event::Request(other, client), progress),
+    }
+}
+
+fn describe(mailbox: &Mailbox) -> Result<Offer, ControlError> {
+    let (sender, answer) = mpsc::channel();
+    mailbox.post(Event::Describe(sender));
+    answer.recv().unwrap_or_else(|_| Err(ControlError::refused("the job has just ended")))
+}
+
+fn post(
+    mailbox: &Mailbox,
+    event: impl FnOnce(mpsc::Sender<Reply>) -> Event,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Outcome, ControlError> {
+    let (sender, replies) = mpsc::channel();
+    if mailbox.post(event(sender)) {
+        for reply in replies {
+            match reply {
+                Reply::Progress(text) => progress(text),
+                Reply::Done(result) => return result,
+            }
+        }
+    }
+    Err(ControlError::refused("the job has just ended"))
+}
+
+/// The door's thread: answers tracked calls until the last process of the job has ended.
+fn serve_door(listener: &Listener, desk: &Desk) {
+    loop {
+        let answered = match listener.recv(None) {
+            Ok(notification) if desk.door(&notification) => continue,
+            Ok(notification) => answer(listener, &notification),
+            Err(RecvError::Ended) => return,
+            Err(RecvError::Io(error)) => return tracing::error!("the notification door is stuck: {error}"),
+        };
+        if let Err(AnswerError::Io(error)) = answered {
+            tracing::error!("cannot answer a tracked call: {error}");
+        }
+    }
+}
+
+fn answer(listener: &Listener, notification: &Notification) -> Result<(), AnswerError> {
+    match notification.number {
+        // As without us.
+        area::VRUN_NEXT | area::VRUN_SIGNAL => listener.fail(notification.id, libc::ENOSYS),
+        _ => listener.resume(notification.id),
+    }
+}
+
+/// A command line short enough to be said.
+fn clip_command(command: &str) -> String {
+    let mut command = command.replace(char::is_control, " ");
+    command.truncate(command.floor_char_boundary(COMMAND_MAX));
+    command
+}
+
+/// All processes of the job, those that were orphaned included.
+fn processes() -> Vec<i32> {
+    let mut found = BTreeSet::new();
+    let mut parents = vec![rustix::process::getpid().as_raw_pid()];
+    while let Some(parent) = parents.pop() {
+        parents.extend(children_of(parent).into_iter().filter(|child| found.insert(*child)));
+    }
+    found.into_iter().collect()
+}
+
+/// Children of all threads of a process: proc_pid_task_children(5).
+fn children_of(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    children
+        .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
+        .collect()
+}
+
+fn entries(directory: &str) -> u64 {
+    fs::read_dir(directory).map_or(0, |entries| entries.count() as u64)
+}
+
+/// The second number of `/proc/PID/statm`, in pages.
+fn resident_bytes(pid: i32) -> u64 {
+    let pages = fs::read_to_string(format!("/proc/{pid}/statm"))
+        .ok()
+        .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}

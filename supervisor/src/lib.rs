@@ -1,0 +1,31 @@
+//! What decides: notification filter, freeze, dump, restore, migration, daemon, commands.
+
+pub mod away;
+pub mod host;
+pub mod capture;
+pub mod commands;
+pub mod config;
+pub mod control;
+pub mod cpu;
+pub mod daemon;
+pub mod deliver;
+pub mod deputy;
+pub mod door;
+pub mod files;
+pub mod filter;
+pub mod front;
+pub mod guest;
+pub mod job;
+pub mod launch;
+pub mod logging;
+pub mod memory;
+pub mod notify;
+pub mod peers;
+pub mod proc;
+pub mod restore;
+pub mod save;
+pub mod session;
+pub mod store;
+pub mod sys;
+pub mod transfer;
+pub mod vessel;

@@ -1,0 +1,557 @@
+//! Restore: turning a stopped process into the saved one. The other half of [`crate::capture`].
+//!
+//! ```text
+//!  begin    find room for the restorer that no area covers; move our own vDSO aside; unmap everything else;
+//!           put a vDSO where the program expects it; map every area            (script "clear and map")
+//!  pages    contents, as they arrive
+//!  finish   boundaries, signal dispositions, per-thread pointers, limits, …    (script "finish")
+//!           the signal frame with all registers; held at the tail              → Restored, still stopped
+//!  run      the tail unmaps the restorer and returns through the frame
+//! ```
+//!
+//! The restorer's code and data lie in a range of their own, chosen here, outside of every area of the image and of the
+//! process as it is; what unmaps them is the tail in the gate page. Areas are mapped with their final protection at
+//! once: contents are written through `/proc/PID/mem`, which may write to private memory whatever its protection.
+
+use crate::proc::{self, ProcDir};
+use std::ops::Range;
+use vrun_image::state::{Area, AreaKind, Layout, Process, Registers, Thread, Vdso};
+use vrun_shim::tracee::RseqConfiguration;
+use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area, sigframe, vdso};
+
+/// Where the restored process lives, which decides what of its state is to be rebuilt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A fresh process on this host: everything.
+    Here {
+        /// Descriptor of the executable in the process, if the host has it, for `/proc/PID/exe`.
+        executable: Option<i32>,
+    },
+    /// A guest: what the kernel keeps for the process at its origin (timers, pending signals) stays there.
+    Away,
+    /// The deputy of the same process: it kept all of that, and its own vDSO.
+    Deputy,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error("cannot look at the new process: {0}")]
+    Proc(#[from] proc::ProcError),
+    #[error("there is no room for the restorer ({0} bytes) beside the program's areas")]
+    NoRoom(u64),
+    #[error("the new process has no vDSO to work with")]
+    NoVdso,
+    #[error("the program's vDSO cannot be served by this kernel: {0}")]
+    Vdso(#[from] vdso::VdsoError),
+    #[error(transparent)]
+    Frame(#[from] sigframe::SigframeError),
+}
+
+type Result<T> = std::result::Result<T, RestoreError>;
+
+/// A process under construction.
+#[derive(Debug)]
+pub struct Restorer {
+    injection: Injection,
+    region: Range<u64>,
+    code_length: u64,
+    home: Home,
+    /// Where this host's own vDSO is now, if the program does not know of it.
+    pub foreign_vdso: Option<Range<u64>>,
+}
+
+/// A process that is complete and waits at the tail. See [`Restored::run`].
+#[derive(Debug)]
+pub struct Restored {
+    tracee: Tracee,
+}
+
+impl Restored {
+    /// The thread, still stopped.
+    pub fn tracee(&self) -> Tracee {
+        self.tracee
+    }
+
+    /// Lets it run, still traced.
+    pub fn run(self) -> std::result::Result<Tracee, TraceError> {
+        self.tracee.resume(0)?;
+        Ok(self.tracee)
+    }
+
+    /// Lets it run on its own.
+    pub fn release(self) -> std::result::Result<(), TraceError> {
+        self.tracee.detach(0)
+    }
+}
+
+/// The kernel's areas of a process.
+struct Special {
+    /// `[vvar]`, `[vvar_vclock]`, `[vdso]`, ascending.
+    parts: Vec<Range<u64>>,
+    vdso: Range<u64>,
+}
+
+impl Special {
+    fn of(maps: &[proc::MapsEntry]) -> Option<Self> {
+        let range = |entry: &proc::MapsEntry| entry.start..entry.end;
+        let parts = maps.iter().filter(|entry| entry.path.starts_with(b"[vvar") || entry.path == b"[vdso]");
+        let vdso = range(maps.iter().find(|entry| entry.path == b"[vdso]")?);
+        Some(Self { parts: parts.map(range).collect(), vdso })
+    }
+
+    fn whole(&self) -> Range<u64> {
+        self.parts[0].start..self.parts.last().expect("the vDSO is one of them").end
+    }
+}
+
+impl Restorer {
+    /// Clears the stopped process and gives it the image's address space, still empty.
+    pub fn begin(tracee: Tracee, process: &Process, home: Home) -> Result<Self> {
+        let maps = ProcDir::open(tracee.tid())?.maps()?;
+        let special = Special::of(&maps).ok_or(RestoreError::NoVdso)?;
+        let injection = Injection::begin(tracee)?;
+        injection.ensure_area(crate::capture::syscall_instruction(&injection, &maps)?)?;
+
+        let mut here = vec![0; (special.vdso.end - special.vdso.start) as usize];
+        injection.read(special.vdso.start, &mut here)?;
+        let in_place = home == Home::Deputy
+            || process.memory.vdso.as_ref().is_some_and(|image| image.code == here && same_shape(image, &special));
+
+        // Everything that is or will be in use; holes between are free for the restorer and for our vDSO.
+        let mut occupied: Vec<Range<u64>> = maps.iter().map(|entry| entry.start..entry.end).collect();
+        occupied.extend(process.memory.areas.iter().map(|area| area.start..area.end));
+        occupied.extend(process.memory.vdso.iter().map(vdso_range));
+        occupied.push(area::START..area::END);
+        let whole = special.whole();
+        let aside = find_hole(&mut occupied, whole.end - whole.start)?;
+
+        let plan = Plan { process, home, rseq: tracee.rseq()?, special: &special, aside: &aside, in_place };
+        // The scripts' sizes do not depend on where they lie: a first draft tells how much room they need.
+        let draft = plan.clear_and_map(0..0, 0);
+        let finish = finish_script(process, home, 0);
+        let code_length = draft.code_bound().max(finish.code_bound()).next_multiple_of(area::PAGE);
+        let data_length = draft.data_length().max(finish.data_length()).next_multiple_of(area::PAGE);
+        let region = find_hole(&mut occupied, code_length + data_length)?;
+        map_region(&injection, &region, code_length)?;
+
+        let script = plan.clear_and_map(region.clone(), region.start + code_length);
+        injection.run_at(&script, region.start)?;
+        if !in_place && let Some(image) = &process.memory.vdso {
+            let code = vdso::redirect(&image.code, &vdso::parse(&here)?, aside.start + (special.vdso.start - whole.start))?;
+            injection.write(image.start, &code)?;
+        }
+        let foreign_vdso = (!in_place).then_some(aside);
+        Ok(Self { injection, region, code_length, home, foreign_vdso })
+    }
+
+    /// The process, for calls of its own while it is built.
+    pub fn injection(&self) -> &Injection {
+        &self.injection
+    }
+
+    /// Puts contents in place.
+    pub fn pages(&self, start: u64, bytes: &[u8]) -> Result<()> {
+        Ok(self.injection.write(start, bytes)?)
+    }
+
+    /// Restores everything else and holds the process just before its first instruction.
+    pub fn finish(self, process: &Process) -> Result<Restored> {
+        let thread = &process.threads[0];
+        let script = finish_script(process, self.home, self.region.start + self.code_length);
+        self.injection.run_at(&script, self.region.start)?;
+
+        let stack = sigframe::AlternateStack {
+            address: thread.alternate_stack.address,
+            flags: thread.alternate_stack.flags,
+            size: thread.alternate_stack.size,
+        };
+        let registers = user_registers(&thread.registers);
+        let frame = sigframe::build(area::FRAME.start, &registers, &thread.xstate, thread.blocked, stack)?;
+        self.injection.write(area::FRAME.start, &frame.bytes)?;
+
+        let tracee = self.injection.tracee();
+        let mut registers = tracee.registers()?;
+        registers.rip = area::TAIL;
+        registers.rsp = frame.rsp;
+        registers.orig_rax = u64::MAX;
+        (registers.rdi, registers.rsi) = (self.region.start, self.region.end - self.region.start);
+        tracee.set_registers(&registers)?;
+        Ok(Restored { tracee: self.injection.keep() })
+    }
+}
+
+/// What the first script is made from.
+struct Plan<'a> {
+    process: &'a Process,
+    home: Home,
+    special: &'a Special,
+    /// Where our own vDSO waits while the process is cleared, and stays if the program's is another one.
+    aside: &'a Range<u64>,
+    in_place: bool,
+    /// What our own libc registered.
+    rseq: Option<RseqConfiguration>,
+}
+
+impl Plan<'_> {
+    fn clear_and_map(&self, region: Range<u64>, data_base: u64) -> Script {
+        let mut script = Script::new(data_base);
+        forget_pointers(&mut script, self.rseq);
+        let mut keep = vec![area::START..area::END, region];
+        let whole = self.special.whole();
+        if self.home == Home::Deputy {
+            keep.extend(self.special.parts.iter().cloned());
+        } else {
+            self.special.shift(&mut script, whole.start, self.aside.start);
+            keep.push(self.aside.clone());
+        }
+        clear(&mut script, keep);
+        if let (Some(image), true) = (&self.process.memory.vdso, self.home != Home::Deputy) {
+            if self.in_place {
+                let moved = self.special.at(self.aside.start);
+                moved.shift(&mut script, self.aside.start, vdso_range(image).start);
+            } else {
+                let length = image.code.len() as u64;
+                map(&mut script, "the program's vDSO", image.start, length, libc::PROT_READ | libc::PROT_EXEC, 0);
+            }
+        }
+        for area in &self.process.memory.areas {
+            map_area(&mut script, area);
+        }
+        script
+    }
+}
+
+impl Special {
+    /// The same areas, the first of them at `start`.
+    fn at(&self, start: u64) -> Self {
+        let whole = self.whole().start;
+        let moved = |range: &Range<u64>| range.start - whole + start..range.end - whole + start;
+        Self { parts: self.parts.iter().map(moved).collect(), vdso: moved(&self.vdso) }
+    }
+
+    /// Moves all of them by the same distance. The kernel's code addresses its data relatively, so they stay together;
+    /// each is a mapping of its own and has to be moved by itself.
+    fn shift(&self, script: &mut Script, from: u64, to: u64) {
+        for part in &self.parts {
+            let length = part.end - part.start;
+            let target = part.start - from + to;
+            let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+            let arguments = [part.start, length, length, flags, target];
+            let what = format!("move the vDSO's {:#x} to {target:#x}", part.start);
+            script.step(what, libc::SYS_mremap, &arguments, Expect::Exactly(target));
+        }
+    }
+}
+
+/// Whether the image's vDSO had its data areas where ours has them, so that ours can take its place.
+fn same_shape(image: &Vdso, special: &Special) -> bool {
+    let mut parts: Vec<Range<u64>> = image.data.iter().map(|&(start, end)| start..end).collect();
+    parts.push(image.start..image.start + image.code.len() as u64);
+    parts.sort_by_key(|part| part.start);
+    let relative = |parts: &[Range<u64>]| -> Vec<_> {
+        parts.iter().map(|part| (part.start.wrapping_sub(parts[0].start), part.end - part.start)).collect()
+    };
+    relative(&parts) == relative(&special.parts)
+}
+
+fn vdso_range(image: &Vdso) -> Range<u64> {
+    let start = image.data.iter().map(|&(start, _)| start).min().unwrap_or(image.start).min(image.start);
+    start..image.start + image.code.len() as u64
+}
+
+/// Finds `length` free bytes and takes them. The search starts far from where kernels put stacks (which grow into the
+/// holes below them), the heap and libraries.
+fn find_hole(occupied: &mut Vec<Range<u64>>, length: u64) -> Result<Range<u64>> {
+    const FROM: u64 = 0x1000_0000_0000;
+    occupied.sort_by_key(|range| range.start);
+    let mut start = FROM;
+    for range in occupied.iter() {
+        // A page between neighbours, so that an overrun faults instead of doing harm.
+        if range.start < start.saturating_add(length + area::PAGE) {
+            start = start.max(range.end.saturating_add(area::PAGE));
+        } else {
+            break;
+        }
+    }
+    let hole = start..start + length;
+    if hole.end > area::USER_END {
+        return Err(RestoreError::NoRoom(length));
+    }
+    occupied.push(hole.clone());
+    Ok(hole)
+}
+
+/// Maps the restorer's own memory: code, then data.
+fn map_region(injection: &Injection, region: &Range<u64>, code_length: u64) -> Result<()> {
+    let mut script = Script::new(area::DATA.start);
+    let (read_write, read_execute) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+    let data = region.start + code_length;
+    map(&mut script, "the restorer's code", region.start, code_length, read_execute, 0);
+    map(&mut script, "the restorer's data", data, region.end - data, read_write, 0);
+    injection.run(&script)?;
+    Ok(())
+}
+
+/// Ends everything by which the kernel would write to memory that goes away: a write that it cannot make is fatal.
+pub(crate) fn forget_pointers(script: &mut Script, rseq: Option<RseqConfiguration>) {
+    if let Some(rseq) = rseq {
+        const UNREGISTER: u64 = 1; // RSEQ_FLAG_UNREGISTER, linux/rseq.h
+        let arguments = [rseq.address, rseq.size.into(), UNREGISTER, rseq.signature.into()];
+        script.call("unregister rseq", libc::SYS_rseq, &arguments);
+    }
+    script.call("forget the robust list", libc::SYS_set_robust_list, &[0, 24]);
+    script.call("forget the child-tid address", libc::SYS_set_tid_address, &[0]);
+}
+
+/// Unmaps all of user space but these ranges.
+pub(crate) fn clear(script: &mut Script, mut keep: Vec<Range<u64>>) {
+    keep.retain(|range| !range.is_empty());
+    keep.sort_by_key(|range| range.start);
+    let mut from = 0;
+    for range in keep.iter().cloned().chain([area::USER_END..area::USER_END]) {
+        if from < range.start {
+            let what = format!("unmap {from:#x}-{:#x}", range.start);
+            script.call(what, libc::SYS_munmap, &[from, range.start - from]);
+        }
+        from = range.end;
+    }
+}
+
+fn map(script: &mut Script, what: &str, start: u64, length: u64, protection: i32, flags: i32) {
+    let sharing = if flags & libc::MAP_SHARED != 0 { 0 } else { libc::MAP_PRIVATE };
+    let flags = flags | sharing | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let arguments = [start, length, protection as u64, flags as u64, u64::MAX, 0];
+    let what = format!("map {what} at {start:#x}, {length} bytes");
+    script.step(what, libc::SYS_mmap, &arguments, Expect::Exactly(start));
+}
+
+fn map_area(script: &mut Script, area: &Area) {
+    let mut flags = 0;
+    let mut protection = area.protection as i32;
+    if area.grows_down {
+        flags |= libc::MAP_GROWSDOWN;
+    }
+    if area.no_reserve {
+        flags |= libc::MAP_NORESERVE;
+    }
+    if area.shared {
+        flags |= libc::MAP_SHARED;
+        protection |= libc::PROT_WRITE; // shared memory is written only where it is writable; see finish_script
+    }
+    let what = match &area.kind {
+        AreaKind::Anonymous => "memory".to_owned(),
+        AreaKind::Heap => "the heap".to_owned(),
+        AreaKind::Stack => "the stack".to_owned(),
+        AreaKind::File(file) => String::from_utf8_lossy(&file.path).into_owned(),
+    };
+    map(script, &what, area.start, area.end - area.start, protection, flags);
+}
+
+/// `struct prctl_mm_map` (`linux/prctl.h`).
+fn mm_map(layout: &Layout, auxv: u64, auxv_length: usize, executable: i32) -> Vec<u8> {
+    let words = [
+        layout.start_code,
+        layout.end_code,
+        layout.start_data,
+        layout.end_data,
+        layout.start_brk,
+        layout.brk,
+        layout.start_stack,
+        layout.arg_start,
+        layout.arg_end,
+        layout.env_start,
+        layout.env_end,
+        auxv,
+        auxv_length as u64 | u64::from(executable as u32) << 32,
+    ];
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Everything between the contents and the registers. All signals are blocked while it runs.
+fn finish_script(process: &Process, home: Home, data_base: u64) -> Script {
+    let mut script = Script::new(data_base);
+    memory_properties(&mut script, process, home);
+    signals(&mut script, process, home);
+    limits_and_identity(&mut script, process, home);
+    thread_pointers(&mut script, &process.threads[0]);
+    script
+}
+
+fn memory_properties(script: &mut Script, process: &Process, home: Home) {
+    let memory = &process.memory;
+    for area in &memory.areas {
+        let (start, length) = (area.start, area.end - area.start);
+        let at = format!("{start:#x}-{:#x}", area.end);
+        if area.shared && area.protection as i32 & libc::PROT_WRITE == 0 {
+            let arguments = [start, length, u64::from(area.protection)];
+            script.call(format_args!("protect {at}"), libc::SYS_mprotect, &arguments);
+        }
+        for advice in &area.advice {
+            // Advice is a wish: another kernel may not know it.
+            let arguments = [start, length, *advice as u64];
+            script.step(format_args!("advise on {at}"), libc::SYS_madvise, &arguments, Expect::Anything);
+        }
+        if area.locked {
+            script.call(format_args!("lock {at}"), libc::SYS_mlock, &[start, length]);
+        }
+    }
+    let auxv = script.data(&memory.auxv);
+    let set = |script: &mut Script, executable: i32, expect: Expect| {
+        let map = mm_map(&memory.layout, auxv, memory.auxv.len(), executable);
+        let (address, length) = (script.data(&map), map.len() as u64);
+        let arguments = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, address, length];
+        script.step("set the boundaries of memory", libc::SYS_prctl, &arguments, expect);
+    };
+    set(script, -1, Expect::Success);
+    if let Home::Here { executable: Some(descriptor) } = home {
+        // Needs CAP_CHECKPOINT_RESTORE in our namespace and an executable file; only /proc/PID/exe depends on it.
+        set(script, descriptor, Expect::Anything);
+        script.call("close the executable", libc::SYS_close, &[descriptor as u64]);
+    }
+}
+
+fn signals(script: &mut Script, process: &Process, home: Home) {
+    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // struct kernel_sigaction: handler, flags, restorer, mask. Those not in the image are the default: all zero.
+        let action = process.signals.actions.iter().find(|action| action.signal == signal);
+        let words = action.map_or([0; 4], |action| [action.handler, action.flags, action.restorer, action.mask]);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let address = script.data(&bytes);
+        let arguments = [signal as u64, address, 0, 8];
+        script.call(format_args!("set what signal {signal} does"), libc::SYS_rt_sigaction, &arguments);
+    }
+    if home == Home::Away {
+        return; // pending signals and timers stayed with the deputy, which forwards what comes
+    }
+    let (pid, tid) = (process.pid as u64, process.threads[0].tid as u64);
+    for info in &process.signals.pending {
+        let arguments = [pid, signal_number(info), script.data(info)];
+        script.call("queue a pending signal", libc::SYS_rt_sigqueueinfo, &arguments);
+    }
+    for info in &process.threads[0].pending {
+        let arguments = [pid, tid, signal_number(info), script.data(info)];
+        script.call("queue a pending signal of the thread", libc::SYS_rt_tgsigqueueinfo, &arguments);
+    }
+    if home == Home::Deputy {
+        return; // the deputy kept the timers
+    }
+    for (which, timer) in process.signals.interval_timers.iter().enumerate().filter(|(_, timer)| timer.value != 0) {
+        let words = [timer.interval, timer.value].map(|micros| [micros / 1_000_000, micros % 1_000_000]);
+        let bytes: Vec<u8> = words.as_flattened().iter().flat_map(|word| word.to_le_bytes()).collect();
+        let arguments = [which as u64, script.data(&bytes), 0];
+        script.call(format_args!("set interval timer {which}"), libc::SYS_setitimer, &arguments);
+    }
+}
+
+fn signal_number(info: &[u8]) -> u64 {
+    info.first_chunk().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)))
+}
+
+fn limits_and_identity(script: &mut Script, process: &Process, home: Home) {
+    let prctl = |script: &mut Script, what: &str, option: i32, value: u64| {
+        script.step(format_args!("set {what}"), libc::SYS_prctl, &[option as u64, value, 0, 0, 0], Expect::Anything);
+    };
+    let thread = &process.threads[0];
+    let name = script.data(&padded_name(&thread.name));
+    prctl(script, "the thread's name", libc::PR_SET_NAME, name);
+    prctl(script, "the timer slack", libc::PR_SET_TIMERSLACK, thread.timer_slack);
+    script.call("set the personality", libc::SYS_personality, &[process.personality]);
+    // A limit above this host's hard limit, or a nicer priority than allowed, is not worth failing for.
+    for (resource, limit) in process.limits.iter().enumerate() {
+        let bytes: Vec<u8> = [limit.soft, limit.hard].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let arguments = [0, resource as u64, script.data(&bytes), 0];
+        script.step(format_args!("set limit {resource}"), libc::SYS_prlimit64, &arguments, Expect::Anything);
+    }
+    let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(process.nice) as u64];
+    script.step("set the priority", libc::SYS_setpriority, &arguments, Expect::Anything);
+    if home != Home::Away {
+        prctl(script, "the parent-death signal", libc::PR_SET_PDEATHSIG, thread.parent_death_signal as u64);
+        prctl(script, "the subreaper attribute", libc::PR_SET_CHILD_SUBREAPER, u64::from(process.subreaper));
+    }
+    if home != Home::Deputy && process.credentials.uid[1] != 0 {
+        // The capabilities that came with the user namespace were for building the process only.
+        let header = script.data(&[0x2008_0522_u32.to_le_bytes(), [0; 4]].concat());
+        let none = script.reserve(24);
+        script.call("drop capabilities", libc::SYS_capset, &[header, none]);
+    }
+}
+
+fn padded_name(name: &[u8]) -> [u8; 16] {
+    let mut padded = [0; 16];
+    let length = name.len().min(15);
+    padded[..length].copy_from_slice(&name[..length]);
+    padded
+}
+
+fn thread_pointers(script: &mut Script, thread: &Thread) {
+    const ARCH_SET_GS: u64 = 0x1001;
+    const ARCH_SET_FS: u64 = 0x1002;
+    let robust = thread.robust_list;
+    script.call("set the FS base", libc::SYS_arch_prctl, &[ARCH_SET_FS, thread.registers.fs_base]);
+    script.call("set the GS base", libc::SYS_arch_prctl, &[ARCH_SET_GS, thread.registers.gs_base]);
+    script.call("set the child-tid address", libc::SYS_set_tid_address, &[thread.clear_child_tid]);
+    if robust.length != 0 {
+        script.call("set the robust list", libc::SYS_set_robust_list, &[robust.head, robust.length]);
+    }
+    if let Some(rseq) = thread.rseq {
+        let arguments = [rseq.address, u64::from(rseq.size), u64::from(rseq.flags), u64::from(rseq.signature)];
+        script.call("register rseq", libc::SYS_rseq, &arguments);
+    }
+}
+
+/// The image's registers as ptrace and the signal frame have them.
+fn user_registers(registers: &Registers) -> libc::user_regs_struct {
+    libc::user_regs_struct {
+        r15: registers.r15,
+        r14: registers.r14,
+        r13: registers.r13,
+        r12: registers.r12,
+        rbp: registers.rbp,
+        rbx: registers.rbx,
+        r11: registers.r11,
+        r10: registers.r10,
+        r9: registers.r9,
+        r8: registers.r8,
+        rax: registers.rax,
+        rcx: registers.rcx,
+        rdx: registers.rdx,
+        rsi: registers.rsi,
+        rdi: registers.rdi,
+        orig_rax: registers.orig_rax,
+        rip: registers.rip,
+        cs: registers.cs,
+        eflags: registers.eflags,
+        rsp: registers.rsp,
+        ss: registers.ss,
+        fs_base: registers.fs_base,
+        gs_base: registers.gs_base,
+        ds: registers.ds,
+        es: registers.es,
+        fs: registers.fs,
+        gs: registers.gs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_touches_nothing() {
+        let mut occupied = vec![0x1000_0000_0000..0x1000_0000_5000, 0x1000_0000_7000..0x1000_0001_0000];
+        let hole = find_hole(&mut occupied, 0x2000).expect("there is room");
+        assert_eq!(hole, 0x1000_0001_1000..0x1000_0001_3000);
+        let next = find_hole(&mut occupied, 0x2000).expect("there is room");
+        assert!(next.start > hole.end);
+    }
+
+    #[test]
+    fn clearing_spares_what_is_kept() {
+        let mut script = Script::new(0);
+        clear(&mut script, vec![0x5000..0x6000, 0x2000..0x3000, 0..0]);
+        let ranges: Vec<_> = script.steps().iter().map(|step| (step.arguments[0], step.arguments[1])).collect();
+        assert_eq!(ranges, [(0, 0x2000), (0x3000, 0x2000), (0x6000, area::USER_END - 0x6000)]);
+    }
+}

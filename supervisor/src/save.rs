@@ -1,0 +1,156 @@
+//! Saving: a job's image with everything in it that is not memory too, to a file or into another host's store.
+//!
+//! ```text
+//!   freeze ─► descriptors ─► Job, Pages…, File… ─► file: written beside, fsync, rename    host: ImageEnd, Stored
+//!                                                  from here on the image is safe: the job may end
+//! ```
+//!
+//! Any failure before that lets the job go on.
+
+use crate::away::Office;
+use crate::capture::{self, CaptureError, Frozen};
+use crate::config::Config;
+use crate::control::{ControlError, ErrorCode};
+use crate::deliver::{refused, say_bye};
+use crate::files;
+use crate::guest::GuestError;
+use crate::peers;
+use crate::transfer::ImageSink;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::Instant;
+use vrun_image::Writer;
+use vrun_remote_io::channel::{Frame, Receiver, Sender};
+use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Stored};
+
+/// A job whose image is safe and which still stands still.
+#[derive(Debug)]
+pub struct Saved {
+    pub frozen: Frozen,
+    pub bytes: u64,
+}
+
+fn rolled_back(what: impl std::fmt::Display) -> ControlError {
+    ControlError::new(ErrorCode::RolledBack, format!("{what}; the job goes on"))
+}
+
+impl From<files::FilesError> for ControlError {
+    fn from(error: files::FilesError) -> Self {
+        Self::refused(format!("the job cannot be saved: {error}"))
+    }
+}
+
+/// Freezes the process, lets `write` make an image of it and gives both back; on failure the process goes on.
+fn with_frozen<T>(
+    pid: i32,
+    write: impl FnOnce(&Frozen) -> Result<T, ControlError>,
+) -> Result<(Frozen, T), ControlError> {
+    let frozen = capture::freeze(pid)?;
+    match write(&frozen) {
+        Ok(result) => Ok((frozen, result)),
+        Err(error) => {
+            frozen.release()?;
+            Err(error)
+        }
+    }
+}
+
+/// Writes the whole image.
+fn write_image<W: Write>(
+    frozen: &Frozen,
+    with_files: bool,
+    office: &Office<'_>,
+    inner: W,
+) -> Result<W, ControlError> {
+    let pid = frozen.pid();
+    let descriptors = files::capture(pid, with_files)?;
+    let captured = frozen.describe(descriptors, &[])?;
+    if crate::proc::ProcDir::open(pid).and_then(|directory| directory.has_timers()).map_err(CaptureError::from)? {
+        return Err(ControlError::refused("the job cannot be saved: it has POSIX timers (timer_create)"));
+    }
+    let job = office.identity.image(office.config, vec![captured.process.clone()]).map_err(rolled_back)?;
+    let mut writer = Writer::new(inner).map_err(image_error)?;
+    writer.job(&job).map_err(image_error)?;
+    let dumped = frozen.dump(&captured, |start, bytes| writer.pages(0, start, bytes).map_err(GuestError::from));
+    dumped.map_err(|error| match error {
+        GuestError::Image(error) => image_error(error),
+        other => rolled_back(other),
+    })?;
+    files::store(pid, &captured.process.descriptors, 0, &mut writer)?;
+    Ok(writer.finish().map_err(image_error)?.0)
+}
+
+/// An image that cannot be written; what the system says of it is what the user has to know ("No space left").
+fn image_error(error: vrun_image::Error) -> ControlError {
+    match std::error::Error::source(&error) {
+        Some(source) => rolled_back(format!("cannot write the image: {source}")),
+        None => rolled_back(format!("cannot write the image: {error}")),
+    }
+}
+
+/// Saves to a file, which appears under its name when it is complete and on disk.
+pub fn to_file(pid: i32, path: &Path, with_files: bool, office: &Office<'_>) -> Result<Saved, ControlError> {
+    let unwritable = |error: io::Error| rolled_back(format!("cannot write {}: {error}", path.display()));
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new().prefix(".vrun-").tempfile_in(directory).map_err(unwritable)?;
+    let (frozen, bytes) = with_frozen(pid, |frozen| {
+        let buffered = BufWriter::with_capacity(1 << 20, file.as_file().try_clone().map_err(unwritable)?);
+        let buffered = write_image(frozen, with_files, office, buffered)?;
+        let written: File = buffered.into_inner().map_err(|error| unwritable(error.into_error()))?;
+        written.sync_all().map_err(unwritable)?;
+        let bytes = written.metadata().map_err(unwritable)?.len();
+        file.persist(path).map_err(|error| unwritable(error.error))?;
+        Ok(bytes)
+    })?;
+    Ok(Saved { frozen, bytes })
+}
+
+/// A host that has accepted the offer and waits for the image to store.
+#[derive(Debug)]
+pub struct Delivery {
+    sender: Sender,
+    receiver: Receiver,
+    /// As the user named it.
+    pub host: String,
+}
+
+/// Asks `host` whether it stores the job.
+pub fn offer(config: &Config, host: &str, offer: Offer) -> Result<Delivery, ControlError> {
+    let (sender, mut receiver, _) = peers::connect(config, host, Purpose::Store)?;
+    sender.send(&Message::Offer(offer))?;
+    match receiver.recv_deadline(Instant::now() + config.timeouts.answer)? {
+        Frame::Message(Message::Accept) => {}
+        Frame::Message(Message::Refuse(refusal)) => return Err(refused(host, &refusal)),
+        other => return Err(peers::out_of_place(host, &other)),
+    }
+    Ok(Delivery { sender, receiver, host: host.to_owned() })
+}
+
+/// Stores at a host that waits for it; gives the id there.
+pub fn to_host(pid: i32, delivery: Delivery, office: &Office<'_>) -> Result<(String, Saved), ControlError> {
+    let Delivery { sender, mut receiver, host } = delivery;
+    let result = with_frozen(pid, |frozen| {
+        // Where it will be restored, the job's files may not exist.
+        let sink = write_image(frozen, true, office, ImageSink::new(sender.clone()))?;
+        let bytes = sink.finish().map_err(rolled_back)?;
+        match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
+            Ok(Frame::Message(Message::Stored(Stored { id }))) => Ok((id, bytes)),
+            Ok(Frame::Message(Message::Failed(Reason { reason }))) => {
+                Err(rolled_back(format!("{host} could not store the image: {reason}")))
+            }
+            Ok(other) => Err(rolled_back(peers::out_of_place(&host, &other))),
+            Err(error) => Err(rolled_back(error)),
+        }
+    });
+    match result {
+        Ok((frozen, (id, bytes))) => {
+            say_bye(office.config, &sender, &mut receiver);
+            Ok((id, Saved { frozen, bytes }))
+        }
+        Err(error) => {
+            sender.shutdown();
+            Err(error)
+        }
+    }
+}

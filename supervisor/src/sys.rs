@@ -1,0 +1,70 @@
+//! The few system calls that neither nix nor rustix wraps.
+//!
+//! Unsafe code: `syscall(2)` with live locals of the documented sizes.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// The robust futex list of a thread: head and length (`get_robust_list(2)`; needs the right to trace it).
+pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
+    let (mut head, mut length) = (0_u64, 0_u64);
+    // SAFETY: both are live and of the size of a pointer.
+    match unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut length) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok((head, length)),
+    }
+}
+
+/// A copy of another process's descriptor (`pidfd_getfd(2)`; needs the right to trace it).
+pub fn descriptor_of(pid: i32, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers in; each result is a new descriptor that is ours.
+    unsafe {
+        let pidfd = match libc::syscall(libc::SYS_pidfd_open, pid, 0) {
+            -1 => return Err(io::Error::last_os_error()),
+            fd => OwnedFd::from_raw_fd(fd as i32),
+        };
+        match libc::syscall(libc::SYS_pidfd_getfd, std::os::fd::AsRawFd::as_raw_fd(&pidfd), number, 0) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd as i32)),
+        }
+    }
+}
+
+/// `kill(2)` with any signal number.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    match unsafe { libc::kill(pid, signal) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// A clock in nanoseconds (`clock_gettime(2)`).
+pub fn clock(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a live local; the clocks that are asked for exist on every kernel that we run on.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A descriptor that is readable when a child or tracee has something to report. SIGCHLD must be blocked in every thread.
+pub fn child_signals() -> io::Result<OwnedFd> {
+    // SAFETY: `mask` is initialised by sigemptyset; the result is a new descriptor that is ours.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        libc::sigaddset(&raw mut mask, libc::SIGCHLD);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const mask, std::ptr::null_mut());
+        match libc::signalfd(-1, &raw const mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// Takes what makes a signalfd or an eventfd readable. To be called when poll said that it is.
+pub fn drain(fd: std::os::fd::BorrowedFd<'_>) {
+    let mut buffer = [0_u8; 4096];
+    let _ = rustix::io::read(fd, &mut buffer);
+}

@@ -1,0 +1,32 @@
+//! End to end: real programs between hosts that share nothing.
+//!
+//! Each test runs in a world of its own (see `tests/harness`), against the commands as a person uses them, and compares whole
+//! outputs with those of a plain run. `cargo test --test e2e -- FILTER` runs some of them.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod bad_input;
+mod five_by_five;
+mod hosts;
+mod jobs;
+mod moves;
+mod security;
+mod vrun;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    harness::host::become_keeper_if_asked();
+    let arguments = Arguments::from_args();
+    let modules = [
+        hosts::trials(),
+        vrun::trials(),
+        five_by_five::trials(),
+        moves::trials(),
+        bad_input::trials(),
+        security::trials(),
+    ];
+    let trials: Vec<Trial> = modules.into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,99 @@
+//! The test programs: the C ones compiled once a run, all of them in one directory that hosts can be shown.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+/// The `target` directory.
+pub(crate) fn target() -> &'static Path {
+    static TARGET: OnceLock<PathBuf> = OnceLock::new();
+    TARGET.get_or_init(|| {
+        // target/PROFILE/deps/TEST
+        let here = std::env::current_exe().unwrap_or_default();
+        here.ancestors().nth(3).unwrap_or(Path::new("target")).to_owned()
+    })
+}
+
+/// Compiles and copies what is newer than what is there, and gives the directory. `count` also comes as `count-static`,
+/// `count-stripped` and `count-static-stripped`.
+pub(crate) fn build() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build_now().map_err(|error| format!("{error:#}")));
+    built.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+fn build_now() -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    let out = target().join("e2e-programs");
+    fs::create_dir_all(&out)?;
+    // Several test processes start at the same time.
+    let lock = File::create(out.join(".lock"))?;
+    lock.lock()?;
+    for entry in fs::read_dir(&source)? {
+        let path = entry?.path();
+        let (name, stem) = (
+            path.file_name().context("a file name")?,
+            path.file_stem().context("a file name")?,
+        );
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("py") => make(&path, &out.join(name), |from, to| Ok(fs::copy(from, to).map(drop)?))?,
+            Some("c") => {
+                make(&path, &out.join(stem), |from, to| compile(from, to, &[]))?;
+                if stem == "count" {
+                    for (kind, flags) in [
+                        ("static", &["-static"][..]),
+                        ("stripped", &["-s"]),
+                        ("static-stripped", &["-static", "-s"]),
+                    ] {
+                        make(&path, &out.join(format!("count-{kind}")), |from, to| {
+                            compile(from, to, flags)
+                        })?;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// Makes `to` from `from` (and the C programs' common header) if it is not there or older; it appears complete or not at all.
+fn make(from: &Path, to: &Path, how: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
+    let changed = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
+    let source = changed(from)?.max(changed(&from.with_file_name("pause.h"))?);
+    if changed(to).is_ok_and(|made| source <= made) {
+        return Ok(());
+    }
+    let part = to.with_extension("part");
+    how(from, &part)?;
+    Ok(fs::rename(part, to)?)
+}
+
+fn compile(from: &Path, to: &Path, flags: &[&str]) -> Result<()> {
+    let mut command = Command::new("cc");
+    command
+        .args(["-O1", "-Wall", "-Werror", "-o"])
+        .args([to, from])
+        .args(flags)
+        .arg("-pthread");
+    ensure!(
+        command.status().context("a C compiler is needed")?.success(),
+        "failed: {command:?}"
+    );
+    Ok(())
+}
+
+/// What `ldd` says an executable links to; nothing if it is static.
+pub(crate) fn links_to(executable: &Path) -> Result<BTreeSet<PathBuf>> {
+    let said = Command::new("ldd").arg(executable).output().context("ldd")?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    Ok(said
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .map(PathBuf::from)
+        .collect())
+}

@@ -1,0 +1,28 @@
+/* avx512 ROUNDS: keeps values in all of zmm0..zmm31 and k5 over a long loop without a system call, then compares. */
+#include "pause.h"
+
+__attribute__((target("avx512f,avx512bw"))) static int keep(unsigned long rounds) {
+    static unsigned long in[32][8] __attribute__((aligned(64))), out[32][8] __attribute__((aligned(64)));
+    unsigned long mask = 0x123456789abcdef0;
+    for (int i = 0; i < 32; i++)
+        for (int j = 0; j < 8; j++)
+            in[i][j] = 0x0101010101010101UL * (unsigned long)(i * 8 + j) ^ 0xdeadbeefUL;
+#define LOAD(n) "vmovdqa64 " #n "*64(%2), %%zmm" #n "\n"
+#define STORE(n) "vmovdqa64 %%zmm" #n ", " #n "*64(%3)\n"
+#define ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) \
+    X(19) X(20) X(21) X(22) X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31)
+    __asm__ volatile(ALL(LOAD) "kmovq %1, %%k5\n"
+                               "1: dec %0\n jnz 1b\n" ALL(STORE) "xor %1, %1\n kmovq %%k5, %1\n"
+                     : "+r"(rounds), "+r"(mask) : "r"(in), "r"(out) : "memory", "cc", "k5");
+    return memcmp(in, out, sizeof in) || mask != 0x123456789abcdef0;
+}
+
+int main(int argc, char **argv) {
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")) {
+        say("no AVX-512 on this CPU");
+        return 0;
+    }
+    say("ready");
+    say(keep(argc > 1 ? strtoul(argv[1], 0, 10) : 4000000000UL) ? "registers changed" : "registers kept");
+    return 0;
+}

@@ -1,0 +1,24 @@
+/* What the C test programs share: a pause that is not cut short by signals, and lines that come out at once. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static inline void pause_ms(int ms) {
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
+    while (nanosleep(&t, &t) == -1 && errno == EINTR)
+        ;
+}
+
+__attribute__((format(printf, 1, 2))) static inline void say(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    putchar('\n');
+    fflush(stdout);
+}
