@@ -26,7 +26,7 @@ demo: build
 	cargo test --quiet --test demo -- story
 
 bench: setup
-	cargo bench --workspace
+	cargo bench --bench cost
 
 setup:
 	@command -v cargo >/dev/null || { echo "A Rust toolchain is needed: cargo is not in PATH." >&2; exit 1; }

@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -221,15 +221,43 @@ fn read_message<T: for<'a> Deserialize<'a>>(mut stream: &UnixStream) -> io::Resu
 /// Fulfils requests, on a thread for each. The second argument takes progress.
 pub type Handler = dyn Fn(Request, &mut dyn FnMut(Progress)) -> Result<Outcome, ControlError> + Send + Sync;
 
-/// A served socket; it is removed on drop.
+/// A served socket. On drop it is removed, and clients that were heard get their answers first: the process is about to
+/// end, and whoever had their requests has let go of them.
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
+    busy: Arc<Busy>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+        self.busy.wait(STATUS_TIMEOUT);
+    }
+}
+
+/// How many clients are being served.
+#[derive(Debug, Default)]
+struct Busy {
+    clients: Mutex<usize>,
+    idle: Condvar,
+}
+
+impl Busy {
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, work: impl FnOnce()) {
+        *self.count() += 1;
+        work();
+        *self.count() -= 1;
+        self.idle.notify_all();
+    }
+
+    fn wait(&self, limit: Duration) {
+        let busy = |clients: &mut usize| *clients > 0;
+        drop(self.idle.wait_timeout_while(self.count(), limit, busy));
     }
 }
 
@@ -240,13 +268,15 @@ pub fn serve(config: &Config, id: &JobId, handler: Arc<Handler>) -> Result<Serve
     let failed = |error: io::Error| ControlError::refused(format!("cannot serve {}: {error}", path.display()));
     let listener = short_path(&new, |path| UnixListener::bind(path)).map_err(failed)?;
     fs::rename(&new, &path).map_err(failed)?;
+    let busy = Arc::new(Busy::default());
+    let counter = Arc::clone(&busy);
     let accept = move || {
         loop {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    let handler = Arc::clone(&handler);
+                    let (handler, busy) = (Arc::clone(&handler), Arc::clone(&counter));
                     let client = thread::Builder::new().name("client".into());
-                    if let Err(error) = client.spawn(move || serve_client(&stream, &*handler)) {
+                    if let Err(error) = client.spawn(move || busy.serve(|| serve_client(&stream, &*handler))) {
                         tracing::warn!("cannot serve a client: {error}");
                     }
                 }
@@ -263,7 +293,7 @@ pub fn serve(config: &Config, id: &JobId, handler: Arc<Handler>) -> Result<Serve
         .name("control".into())
         .spawn(accept)
         .map_err(failed)?;
-    Ok(Server { path })
+    Ok(Server { path, busy })
 }
 
 fn serve_client(stream: &UnixStream, handler: &Handler) {

@@ -15,27 +15,29 @@
 use crate::away::{self, Away, Departure, HomeError, Identity, Incoming, Office, Ring, tell};
 use crate::capture::{self, Frozen};
 use crate::config::Config;
-use crate::control::{self, ControlError, Moved, Outcome, Progress, Request, Role, State, Status};
+use crate::control::{self, ControlError, Moved, Outcome, Progress, Request, Role, State};
 use crate::deputy::Desk;
+use crate::revive::{ReviveError, revive};
 use crate::save::{self, Delivery};
 use crate::transfer::Piece;
+use crate::vessel::Vessel;
 use crate::front::{self, SupervisorSide, ToFront, ToSupervisor};
 use crate::launch::{self, ProgramSpec};
 use crate::notify::{AnswerError, Listener, Notification, RecvError};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::process::{WaitOptions, WaitStatus, wait};
+use rustix::process::{WaitOptions, wait};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 use vrun_remote_io::message::{COMMAND_MAX, Exited, Message, Offer, Stopped};
-use vrun_shim::area;
+use vrun_shim::{Status, area};
 
 /// What a supervisor begins with.
 #[derive(Debug)]
@@ -125,11 +127,13 @@ pub fn supervise(start: Start, mut side: SupervisorSide) -> i32 {
 /// A job at its origin.
 struct Job {
     id: String,
-    name: Option<String>,
     command: String,
     started: u64,
     /// The first process.
     pid: i32,
+    /// A restored job's: the process that is our child in the first one's place, and what it reports of it.
+    keeper: Option<i32>,
+    reports: Option<OwnedFd>,
     /// It is a child that was not reaped: its PID is its own.
     alive: bool,
     /// By a signal.
@@ -154,15 +158,6 @@ struct Job {
 
 impl Job {
     fn start(start: Start, side: &mut SupervisorSide) -> Result<Job, Failure> {
-        let program = match start {
-            Start::Program(program) => program,
-            Start::Image(source) => {
-                return Err((
-                    front::FAILED,
-                    format!("cannot restore {}: not by this version", source.path.display()),
-                ));
-            }
-        };
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| failed("become the reaper of the job")(error.into()))?;
         let mut signals = SigSet::empty();
@@ -178,8 +173,45 @@ impl Job {
         };
 
         let launch_failed = |error: launch::LaunchError| (error.exit_status(), error.to_string());
-        let (launching, listener) = launch::launch(&program, side.inherited).map_err(launch_failed)?;
-        let pid = launching.pid;
+        let revive_failed = |error: ReviveError| (error.exit_status(), error.to_string());
+        // Its end: the program is executed, or the restored job is let go, when everything here can serve it.
+        let begin: Box<dyn FnOnce() -> Result<Option<Vessel>, Failure>>;
+        let (pid, listener, identity, keeper);
+        match start {
+            Start::Program(program) => {
+                let (launching, its_listener) = launch::launch(&program, side.inherited).map_err(launch_failed)?;
+                (pid, listener, keeper) = (launching.pid, its_listener, None);
+                identity = Identity {
+                    id: side.id.to_string(),
+                    name: side.name.clone(),
+                    command: program.command(),
+                };
+                begin = Box::new(move || launching.finish().map(|_| None).map_err(launch_failed));
+            }
+            Start::Image(source) => {
+                let revived = revive(&source, &side.config).map_err(revive_failed)?;
+                for note in revived.notes() {
+                    eprintln!("vctl: {note}");
+                }
+                identity = Identity {
+                    id: side.id.to_string(),
+                    name: side.name.clone().or_else(|| revived.job.name.clone()),
+                    command: revived.job.command.clone(),
+                };
+                (pid, keeper) = (revived.vessel.pid, Some(revived.vessel.keeper));
+                let (its_listener, rest) = revived.split();
+                listener = its_listener;
+                begin = Box::new(move || {
+                    let vessel = rest.run().map_err(revive_failed)?;
+                    if source.consume
+                        && let Err(error) = fs::remove_file(&source.path)
+                    {
+                        tracing::warn!("cannot remove {}: {error}", source.path.display());
+                    }
+                    Ok(Some(vessel))
+                });
+            }
+        }
         // The program has its copies of the shell's descriptors; from here on there may be threads.
         side.leave().map_err(failed("leave the terminal"))?;
         let (listener, desk) = (Arc::new(listener), Arc::new(Desk::default()));
@@ -188,31 +220,36 @@ impl Job {
             .name("door".into())
             .spawn(move || serve_door(&door, &seat))
             .map_err(failed("start a thread"))?;
-        launching.finish().map_err(launch_failed)?;
         let client_mailbox = mailbox.clone();
         let client_config = side.config.clone();
         let handler = move |request, progress: &mut dyn FnMut(Progress)| {
             ask(&client_mailbox, &client_config, request, progress)
         };
+        // Before the program can say anything: who reads its output may ask for it at once.
         let control = control::serve(&side.config, &side.id, Arc::new(handler))
             .map_err(|error| (front::FAILED, error.to_string()))?;
+        let reports = match begin()? {
+            Some(vessel) => Some(vessel.reports.try_clone().map_err(failed("copy a descriptor"))?),
+            None => None,
+        };
         side.tell(&ToFront::Running { pid });
-        let words: Vec<_> = program
-            .command()
+        let words: Vec<_> = identity
+            .command
             .iter()
             .map(|word| String::from_utf8_lossy(word).into_owned())
             .collect();
         Ok(Job {
             id: side.id.to_string(),
-            name: side.name.clone(),
             command: words.join(" "),
             started: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |time| time.as_secs()),
             pid,
+            keeper,
+            reports,
             alive: true,
             stopped: false,
-            identity: Identity { id: side.id.to_string(), name: side.name.clone(), command: program.command() },
+            identity,
             config: side.config.clone(),
             listener,
             desk,
@@ -246,7 +283,7 @@ impl Job {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return tracing::error!("cannot wait for events: {error}"),
             }
-            let front = fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
+            let front = side.socket().is_some() && fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
             // Emptied before looking, so that what comes in between wakes us again.
             while let Ok(Some(_)) = self.children.read_signal() {}
             let _ = rustix::io::read(&*wake, &mut [0; 8]);
@@ -269,7 +306,7 @@ impl Job {
         let left = loop {
             match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED | all) {
                 Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == self.pid => {
-                    first_ended = self.note(status, side).or(first_ended);
+                    first_ended = self.note(status.as_raw(), side).or(first_ended);
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => break true,
@@ -281,6 +318,9 @@ impl Job {
                 }
             }
         };
+        while let Some(report) = self.report() {
+            first_ended = self.note(report, side).or(first_ended);
+        }
         if let Some(status) = first_ended {
             if let Some(away) = self.away.take() {
                 // Harmless if the guest's end was the reason: the host is gone then.
@@ -295,21 +335,42 @@ impl Job {
         left
     }
 
+    /// What the keeper of a restored job reports of the first process, if anything: a wait status.
+    fn report(&mut self) -> Option<i32> {
+        let reports = self.reports.as_ref()?;
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        if !matches!(poll(&mut [PollFd::new(reports, PollFlags::IN)], Some(&now)), Ok(1)) {
+            return None;
+        }
+        let report = Vessel::report(reports.as_fd());
+        if report.is_none() {
+            self.reports = None; // the keeper has gone
+        }
+        report.map(|report| report.raw_status)
+    }
+
     /// The first process changed its state; its wait status if it ended.
-    fn note(&mut self, status: WaitStatus, side: &mut SupervisorSide) -> Option<i32> {
-        if let Some(signal) = status.stopping_signal() {
-            self.stopped = true;
-            let by_guest = self.stopping.take();
-            if let (Some(away), None) = (&self.away, by_guest) {
-                let _ = away.sender.send(&Message::DeputyStopped(Stopped { signal }));
+    fn note(&mut self, raw: i32, side: &mut SupervisorSide) -> Option<i32> {
+        match Status::from_raw(raw) {
+            Status::Stopped(signal) | Status::Event { signal, .. } => {
+                self.stopped = true;
+                let by_guest = self.stopping.take();
+                if let (Some(away), None) = (&self.away, by_guest) {
+                    let _ = away.sender.send(&Message::DeputyStopped(Stopped { signal }));
+                }
+                side.tell(&ToFront::Stopped {
+                    pid: self.pid,
+                    signal: by_guest.unwrap_or(signal),
+                });
             }
-            side.tell(&ToFront::Stopped { pid: self.pid, signal: by_guest.unwrap_or(signal) });
-        } else if status.continued() {
-            self.stopped = false;
-            side.continue_front();
-        } else {
-            self.alive = false;
-            return Some(status.as_raw());
+            Status::Continued => {
+                self.stopped = false;
+                side.continue_front();
+            }
+            Status::Exited(_) | Status::Killed { .. } => {
+                self.alive = false;
+                return Some(raw);
+            }
         }
         None
     }
@@ -356,6 +417,11 @@ impl Job {
         }
     }
 
+    /// All processes of the job.
+    fn processes(&self) -> Vec<i32> {
+        processes().into_iter().filter(|pid| Some(*pid) != self.keeper).collect()
+    }
+
     /// Why the job cannot be moved or saved now.
     fn verdict(&self) -> Result<(), String> {
         if !self.alive {
@@ -364,7 +430,7 @@ impl Job {
         if self.away.is_some() {
             return Ok(()); // it was found to be movable, and away it can do nothing that changes that
         }
-        let processes = processes().len();
+        let processes = self.processes().len();
         if processes > 1 {
             return Err(format!("it has {processes} processes; only single processes can move yet"));
         }
@@ -383,7 +449,7 @@ impl Job {
             .map_err(|error| ControlError::refused(format!("cannot read the CPU's features: {error}")))?;
         Ok(Offer {
             job: self.id.clone(),
-            name: self.name.clone(),
+            name: self.identity.name.clone(),
             command: clip_command(&self.command),
             processes: 1,
             threads: 1,
@@ -540,16 +606,16 @@ impl Job {
         Ok(Outcome::Done)
     }
 
-    fn status(&self) -> Status {
-        let pids = processes();
+    fn status(&self) -> control::Status {
+        let pids = self.processes();
         let state = match (&self.away, self.stopped) {
             (_, true) => State::Stopped,
             (Some(_), false) => State::Away,
             (None, false) => State::Running,
         };
-        Status {
+        control::Status {
             id: self.id.clone(),
-            name: self.name.clone(),
+            name: self.identity.name.clone(),
             command: self.command.clone(),
             state,
             role: Role::Job,

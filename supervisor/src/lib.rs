@@ -23,6 +23,7 @@ pub mod notify;
 pub mod peers;
 pub mod proc;
 pub mod restore;
+pub mod revive;
 pub mod save;
 pub mod session;
 pub mod store;
