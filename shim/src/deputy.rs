@@ -87,7 +87,13 @@ pub fn assemble() -> DeputyCode {
         ; call r15
         ; int3
     );
-    DeputyCode { bytes: ops.finalize().expect("labels of the deputy are complete"), signals, executor, accepted, returned }
+    DeputyCode {
+        bytes: ops.finalize().expect("labels of the deputy are complete"),
+        signals,
+        executor,
+        accepted,
+        returned,
+    }
 }
 
 #[cfg(test)]

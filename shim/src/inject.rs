@@ -29,7 +29,11 @@ impl Injection {
             .read(true)
             .write(true)
             .open(format!("/proc/{tid}/mem"))
-            .map_err(|source| TraceError::Os { what: "open the memory of", tid, source })?;
+            .map_err(|source| TraceError::Os {
+                what: "open the memory of",
+                tid,
+                source,
+            })?;
         let saved = Some((tracee.registers()?, tracee.blocked()?));
         tracee.set_blocked(u64::MAX)?;
         Ok(Self { tracee, memory, saved })
@@ -75,7 +79,11 @@ impl Injection {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let length = area::END - area::START;
-        let taken = TraceError::AreaTaken { tid, start: area::START, end: area::END };
+        let taken = TraceError::AreaTaken {
+            tid,
+            start: area::START,
+            end: area::END,
+        };
         let arguments = [area::START, length, protection as u64, flags as u64, u64::MAX, 0];
         match self.call_at(instruction, libc::SYS_mmap, arguments)? {
             address if address as u64 == area::START => {}
@@ -84,8 +92,15 @@ impl Injection {
         }
         self.write(area::GATE, &gate)?;
         let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-        for (start, end) in [(area::START, area::SIGNAL_STACK_TOP - area::PAGE), (area::CODE.start, area::CODE.end)] {
-            let result = self.call_at(instruction, libc::SYS_mprotect, [start, end - start, executable, 0, 0, 0])?;
+        for (start, end) in [
+            (area::START, area::SIGNAL_STACK_TOP - area::PAGE),
+            (area::CODE.start, area::CODE.end),
+        ] {
+            let result = self.call_at(
+                instruction,
+                libc::SYS_mprotect,
+                [start, end - start, executable, 0, 0, 0],
+            )?;
             if result != 0 {
                 return Err(os("protect the vrun area in", tid, result));
             }
@@ -106,11 +121,22 @@ impl Injection {
         let registers = self.tracee.registers()?;
         let failed = |source: io::Error| {
             let index = registers.r14 as usize;
-            let what = script.steps().get(index).map_or_else(String::new, |step| step.what.clone());
-            TraceError::Step { tid, index, what, source }
+            let what = script
+                .steps()
+                .get(index)
+                .map_or_else(String::new, |step| step.what.clone());
+            TraceError::Step {
+                tid,
+                index,
+                what,
+                source,
+            }
         };
         if signal != libc::SIGTRAP {
-            return Err(failed(io::Error::other(format!("signal {signal} at {:#x}", registers.rip))));
+            return Err(failed(io::Error::other(format!(
+                "signal {signal} at {:#x}",
+                registers.rip
+            ))));
         }
         if registers.rbx != 0 {
             return Err(failed(match registers.rax as i64 {
@@ -120,7 +146,10 @@ impl Injection {
         }
         let mut bytes = vec![0; 8 * script.steps().len()];
         self.read(script.results(), &mut bytes)?;
-        Ok(bytes.chunks_exact(8).map(|word| i64::from_le_bytes(word.try_into().expect("8 bytes"))).collect())
+        Ok(bytes
+            .chunks_exact(8)
+            .map(|word| i64::from_le_bytes(word.try_into().expect("8 bytes")))
+            .collect())
     }
 
     /// Lets the process go with a script, in the vrun area, that ends it.
@@ -149,24 +178,40 @@ impl Injection {
                 Status::Stopped(signal) => return Ok(signal),
                 status if status.is_end() => return Err(TraceError::Gone(self.tracee.tid())),
                 // An interrupt that was sent before the thread stopped for something else: it is stopped already.
-                Status::Event { event: libc::PTRACE_EVENT_STOP, .. } => self.tracee.resume(0)?,
-                status => return Err(TraceError::Unexpected { tid: self.tracee.tid(), status }),
+                Status::Event {
+                    event: libc::PTRACE_EVENT_STOP,
+                    ..
+                } => self.tracee.resume(0)?,
+                status => {
+                    return Err(TraceError::Unexpected {
+                        tid: self.tracee.tid(),
+                        status,
+                    });
+                }
             }
         }
     }
 
     /// Writes to the target, whatever the protection of private memory there.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        self.memory.write_all_at(bytes, address).map_err(|source| self.memory_error("write to the memory of", source))
+        self.memory
+            .write_all_at(bytes, address)
+            .map_err(|source| self.memory_error("write to the memory of", source))
     }
 
     /// Reads from the target, whatever the protection.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
-        self.memory.read_exact_at(bytes, address).map_err(|source| self.memory_error("read the memory of", source))
+        self.memory
+            .read_exact_at(bytes, address)
+            .map_err(|source| self.memory_error("read the memory of", source))
     }
 
     fn memory_error(&self, what: &'static str, source: io::Error) -> TraceError {
-        TraceError::Os { what, tid: self.tracee.tid(), source }
+        TraceError::Os {
+            what,
+            tid: self.tracee.tid(),
+            source,
+        }
     }
 
     /// Gives the thread back as it was, still stopped.
@@ -198,5 +243,9 @@ impl Drop for Injection {
 }
 
 fn os(what: &'static str, tid: i32, result: i64) -> TraceError {
-    TraceError::Os { what, tid, source: io::Error::from_raw_os_error(-result as i32) }
+    TraceError::Os {
+        what,
+        tid,
+        source: io::Error::from_raw_os_error(-result as i32),
+    }
 }

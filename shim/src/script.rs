@@ -61,7 +61,11 @@ const STACK: u64 = 512;
 impl Script {
     /// A script whose data will be written at `data_base`.
     pub fn new(data_base: u64) -> Self {
-        Self { steps: Vec::new(), data: Vec::new(), data_base }
+        Self {
+            steps: Vec::new(),
+            data: Vec::new(),
+            data_base,
+        }
     }
 
     /// Adds bytes to the data and gives the address that they will have. Aligned to 64 bytes, which is enough for
@@ -87,7 +91,12 @@ impl Script {
     pub fn step(&mut self, what: impl Display, number: i64, arguments: &[u64], expect: Expect) -> usize {
         let mut padded = [0; 6];
         padded[..arguments.len()].copy_from_slice(arguments);
-        self.steps.push(Step { what: what.to_string(), number, arguments: padded, expect });
+        self.steps.push(Step {
+            what: what.to_string(),
+            number,
+            arguments: padded,
+            expect,
+        });
         self.steps.len() - 1
     }
 

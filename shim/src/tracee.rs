@@ -16,10 +16,19 @@ pub enum TraceError {
     #[error("process {0} has ended")]
     Gone(i32),
     #[error("cannot {what} process {tid}: {source}")]
-    Os { what: &'static str, tid: i32, source: io::Error },
+    Os {
+        what: &'static str,
+        tid: i32,
+        source: io::Error,
+    },
     /// A step of an injected script failed.
     #[error("step {index} ({what}) failed in process {tid}: {source}")]
-    Step { tid: i32, index: usize, what: String, source: io::Error },
+    Step {
+        tid: i32,
+        index: usize,
+        what: String,
+        source: io::Error,
+    },
     /// The thread stopped where no script stops.
     #[error("process {tid} stopped unexpectedly ({status:?}) while it was being prepared")]
     Unexpected { tid: i32, status: Status },
@@ -34,11 +43,17 @@ pub type Result<T> = std::result::Result<T, TraceError>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Exited(i32),
-    Killed { signal: i32, core: bool },
+    Killed {
+        signal: i32,
+        core: bool,
+    },
     /// Stopped by a signal: job control seen by the parent, or a signal-delivery stop seen by the tracer.
     Stopped(i32),
     /// A ptrace event stop (`PTRACE_EVENT_*`) and the signal that came with it.
-    Event { event: i32, signal: i32 },
+    Event {
+        event: i32,
+        signal: i32,
+    },
     Continued,
 }
 
@@ -48,13 +63,19 @@ impl Status {
         if libc::WIFEXITED(raw) {
             Self::Exited(libc::WEXITSTATUS(raw))
         } else if libc::WIFSIGNALED(raw) {
-            Self::Killed { signal: libc::WTERMSIG(raw), core: libc::WCOREDUMP(raw) }
+            Self::Killed {
+                signal: libc::WTERMSIG(raw),
+                core: libc::WCOREDUMP(raw),
+            }
         } else if libc::WIFCONTINUED(raw) {
             Self::Continued
         } else {
             match raw >> 16 {
                 0 => Self::Stopped(libc::WSTOPSIG(raw)),
-                event => Self::Event { event, signal: libc::WSTOPSIG(raw) },
+                event => Self::Event {
+                    event,
+                    signal: libc::WSTOPSIG(raw),
+                },
             }
         }
     }
@@ -145,7 +166,11 @@ impl Tracee {
         match wait(self.tid, 0) {
             Ok(Some((_, status))) => Ok(status),
             Ok(None) => Err(TraceError::Gone(self.tid)),
-            Err(source) => Err(TraceError::Os { what: "wait for", tid: self.tid, source }),
+            Err(source) => Err(TraceError::Os {
+                what: "wait for",
+                tid: self.tid,
+                source,
+            }),
         }
     }
 
@@ -156,7 +181,10 @@ impl Tracee {
         loop {
             match self.wait()? {
                 // A group stop is reported as an event too, with the stopping signal instead of SIGTRAP.
-                Status::Event { event: libc::PTRACE_EVENT_STOP, .. } => return Ok(signals),
+                Status::Event {
+                    event: libc::PTRACE_EVENT_STOP,
+                    ..
+                } => return Ok(signals),
                 Status::Event { .. } => self.resume(0)?,
                 Status::Stopped(_) => {
                     signals.push(self.signal_info()?);
@@ -172,46 +200,87 @@ impl Tracee {
     pub fn registers(self) -> Result<libc::user_regs_struct> {
         // SAFETY: plain integers; all zeroes is a value.
         let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-        self.request("read registers of", libc::PTRACE_GETREGS, 0, &raw mut registers as usize)?;
+        self.request(
+            "read registers of",
+            libc::PTRACE_GETREGS,
+            0,
+            &raw mut registers as usize,
+        )?;
         Ok(registers)
     }
 
     /// Sets the general registers.
     pub fn set_registers(self, registers: &libc::user_regs_struct) -> Result<()> {
-        self.request("set registers of", libc::PTRACE_SETREGS, 0, std::ptr::from_ref(registers) as usize)
+        self.request(
+            "set registers of",
+            libc::PTRACE_SETREGS,
+            0,
+            std::ptr::from_ref(registers) as usize,
+        )
     }
 
     /// The extended state, in the standard format of XSAVE.
     pub fn xstate(self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; XSTATE_LIMIT];
-        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        self.request("read extended state of", libc::PTRACE_GETREGSET, NT_X86_XSTATE, &raw mut vector as usize)?;
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        self.request(
+            "read extended state of",
+            libc::PTRACE_GETREGSET,
+            NT_X86_XSTATE,
+            &raw mut vector as usize,
+        )?;
         bytes.truncate(vector.iov_len);
         Ok(bytes)
     }
 
     /// Sets the extended state, as [`Tracee::xstate`] gave it.
     pub fn set_xstate(self, bytes: &[u8]) -> Result<()> {
-        let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-        self.request("set extended state of", libc::PTRACE_SETREGSET, NT_X86_XSTATE, &raw mut vector as usize)
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        self.request(
+            "set extended state of",
+            libc::PTRACE_SETREGSET,
+            NT_X86_XSTATE,
+            &raw mut vector as usize,
+        )
     }
 
     /// The blocked mask (`PTRACE_GETSIGMASK`): the saved one, when the thread is in a call with a temporary mask.
     pub fn blocked(self) -> Result<u64> {
         let mut mask = 0_u64;
-        self.request("read the signal mask of", libc::PTRACE_GETSIGMASK, 8, &raw mut mask as usize)?;
+        self.request(
+            "read the signal mask of",
+            libc::PTRACE_GETSIGMASK,
+            8,
+            &raw mut mask as usize,
+        )?;
         Ok(mask)
     }
 
     /// Sets the blocked mask.
     pub fn set_blocked(self, mask: u64) -> Result<()> {
-        self.request("set the signal mask of", libc::PTRACE_SETSIGMASK, 8, &raw const mask as usize)
+        self.request(
+            "set the signal mask of",
+            libc::PTRACE_SETSIGMASK,
+            8,
+            &raw const mask as usize,
+        )
     }
 
     /// The `siginfo_t` of the signal-delivery stop it is in.
     pub fn signal_info(self) -> Result<[u8; SIGINFO]> {
         let mut info = [0; SIGINFO];
-        self.request("read the signal of", libc::PTRACE_GETSIGINFO, 0, info.as_mut_ptr() as usize)?;
+        self.request(
+            "read the signal of",
+            libc::PTRACE_GETSIGINFO,
+            0,
+            info.as_mut_ptr() as usize,
+        )?;
         Ok(info)
     }
 
@@ -233,10 +302,19 @@ impl Tracee {
         let mut found: Vec<[u8; SIGINFO]> = Vec::new();
         loop {
             let mut batch = [[0; SIGINFO]; BATCH];
-            let arguments = Arguments { offset: found.len() as u64, flags: u32::from(shared), number: BATCH as i32 };
+            let arguments = Arguments {
+                offset: found.len() as u64,
+                flags: u32::from(shared),
+                number: BATCH as i32,
+            };
             // SAFETY: both addresses are of live locals; the kernel writes at most `number` siginfo.
             let count = unsafe {
-                libc::ptrace(libc::PTRACE_PEEKSIGINFO, self.tid, &raw const arguments, batch.as_mut_ptr().cast::<u8>())
+                libc::ptrace(
+                    libc::PTRACE_PEEKSIGINFO,
+                    self.tid,
+                    &raw const arguments,
+                    batch.as_mut_ptr().cast::<u8>(),
+                )
             };
             let count = usize::try_from(count).map_err(|_| self.error("read pending signals of"))?;
             found.extend_from_slice(&batch[..count]);
@@ -294,7 +372,11 @@ impl Tracee {
     fn error(self, what: &'static str) -> TraceError {
         match io::Error::last_os_error() {
             error if error.raw_os_error() == Some(libc::ESRCH) => TraceError::Gone(self.tid),
-            source => TraceError::Os { what, tid: self.tid, source },
+            source => TraceError::Os {
+                what,
+                tid: self.tid,
+                source,
+            },
         }
     }
 }

@@ -86,7 +86,12 @@ pub fn offer(config: &Config, host: &str, offer: Offer) -> Result<Departure, Con
         Frame::Message(Message::Refuse(refusal)) => return Err(refused(host, &refusal)),
         other => return Err(peers::out_of_place(host, &other)),
     }
-    Ok(Departure { sender, receiver, host: host.to_owned(), asked })
+    Ok(Departure {
+        sender,
+        receiver,
+        host: host.to_owned(),
+        asked,
+    })
 }
 
 impl Departure {
@@ -165,7 +170,12 @@ impl From<CaptureError> for ControlError {
 
 /// Sends a process away. An error means that it runs on here.
 pub fn depart(pid: i32, departure: Departure, office: &Office<'_>) -> Result<(Away, Moved), ControlError> {
-    let Departure { sender, mut receiver, host, asked } = departure;
+    let Departure {
+        sender,
+        mut receiver,
+        host,
+        asked,
+    } = departure;
     let stopped = Instant::now();
     let frozen = match capture::freeze(pid) {
         Ok(frozen) => frozen,
@@ -180,11 +190,20 @@ pub fn depart(pid: i32, departure: Departure, office: &Office<'_>) -> Result<(Aw
             let away = settle(frozen, sender, receiver, host, arguments, office)?;
             let micros = |duration: Duration| duration.as_micros() as u64;
             let bytes = away.sender.counters().sent;
-            Ok((away, Moved { bytes, total_us: micros(asked.elapsed()), downtime_us: micros(downtime) }))
+            Ok((
+                away,
+                Moved {
+                    bytes,
+                    total_us: micros(asked.elapsed()),
+                    downtime_us: micros(downtime),
+                },
+            ))
         }
         Err(error) => {
             sender.shutdown();
-            frozen.release().map_err(|lost| ControlError::refused(format!("the job is lost: {lost}")))?;
+            frozen
+                .release()
+                .map_err(|lost| ControlError::refused(format!("the job is lost: {lost}")))?;
             Err(error)
         }
     }
@@ -200,18 +219,30 @@ fn send(
 ) -> Result<Range<u64>, ControlError> {
     let captured = frozen.describe(Descriptors::default(), &[])?;
     let process = &captured.process;
-    if process.signals.interval_timers[1..].iter().any(|timer| timer.value != 0) {
-        return Err(ControlError::refused("the job cannot be moved now: it has a timer that counts its CPU time"));
+    if process.signals.interval_timers[1..]
+        .iter()
+        .any(|timer| timer.value != 0)
+    {
+        return Err(ControlError::refused(
+            "the job cannot be moved now: it has a timer that counts its CPU time",
+        ));
     }
     let arguments = process.memory.layout.arg_start..process.memory.layout.env_end;
-    let job = office.identity.image(office.config, vec![process.clone()]).map_err(rolled_back)?;
+    let job = office
+        .identity
+        .image(office.config, vec![process.clone()])
+        .map_err(rolled_back)?;
     let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
     let write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {
         writer.job(&job)?;
-        frozen.dump(&captured, |start, bytes| writer.pages(0, start, bytes).map_err(GuestError::from))
+        frozen.dump(&captured, |start, bytes| {
+            writer.pages(0, start, bytes).map_err(GuestError::from)
+        })
     };
     let sent = write(&mut writer).and_then(|()| Ok(writer.finish()?.0));
-    let sent = sent.map_err(rolled_back).and_then(|sink| sink.finish().map_err(rolled_back));
+    let sent = sent
+        .map_err(rolled_back)
+        .and_then(|sink| sink.finish().map_err(rolled_back));
     // A host that has given up says why before it closes.
     let answer = receiver.recv_deadline(Instant::now() + office.config.timeouts.answer);
     match (sent, answer) {
@@ -257,17 +288,18 @@ fn settle(
         .name("receiver".into())
         .spawn(move || receive(receiver, &answers, &desk, &post, &*ring))
         .map_err(|error| lost(&error))?;
-    Ok(Away { deputy, sender, host, arguments, pieces, lost: None })
+    Ok(Away {
+        deputy,
+        sender,
+        host,
+        arguments,
+        pieces,
+        lost: None,
+    })
 }
 
 /// The channel's receiver: calls go to the deputy, everything else to the main thread.
-fn receive(
-    mut receiver: Receiver,
-    sender: &Sender,
-    desk: &Desk,
-    post: &mpsc::SyncSender<Incoming>,
-    ring: &dyn Ring,
-) {
+fn receive(mut receiver: Receiver, sender: &Sender, desk: &Desk, post: &mpsc::SyncSender<Incoming>, ring: &dyn Ring) {
     loop {
         let incoming = match Piece::receive(&mut receiver) {
             Ok(Piece::Said(Message::Call(call))) => {
@@ -319,7 +351,9 @@ impl Away {
             let message = format!("{} cannot be reached: {reason}", self.host);
             return Err(HomeError::StillAway(ControlError::new(ErrorCode::Unreachable, message)));
         }
-        self.sender.send(&Message::Recall).map_err(|error| failed(error.to_string()))?;
+        self.sender
+            .send(&Message::Recall)
+            .map_err(|error| failed(error.to_string()))?;
         let before = self.sender.counters().received;
         let pieces = &self.pieces;
         let mut ended = None;
@@ -361,7 +395,11 @@ impl Away {
                 restored.release().map_err(|error| HomeError::Lost(error.to_string()))?;
                 let elapsed = started.elapsed().as_micros() as u64;
                 let bytes = self.sender.counters().received - before;
-                Ok(Moved { bytes, total_us: elapsed, downtime_us: elapsed })
+                Ok(Moved {
+                    bytes,
+                    total_us: elapsed,
+                    downtime_us: elapsed,
+                })
             }
             Err((error, rest)) => {
                 let reason = match interruption {
@@ -371,11 +409,16 @@ impl Away {
                 if let Some(injection) = rest {
                     self.settle_again(injection, office)?;
                 }
-                let told = self.sender.send(&Message::Resume(Reason { reason: clip(reason.clone()) }));
+                let told = self.sender.send(&Message::Resume(Reason {
+                    reason: clip(reason.clone()),
+                }));
                 if let Err(error) = told {
                     self.lost.get_or_insert(error.to_string());
                 }
-                Err(failed(format!("the job could not be brought home: {reason}; it goes on at {}", self.host)))
+                Err(failed(format!(
+                    "the job could not be brought home: {reason}; it goes on at {}",
+                    self.host
+                )))
             }
         }
     }
@@ -415,7 +458,9 @@ fn rebuild(image: &mut impl io::Read, deputy: &Deputy) -> Rebuilt {
         Ok(_) => return Err(early(&"the image begins with something else than a job")),
         Err(error) => return Err(early(&error)),
     };
-    let [process] = job.processes.as_slice() else { return Err(early(&"the image is not of one process")) };
+    let [process] = job.processes.as_slice() else {
+        return Err(early(&"the image is not of one process"));
+    };
     // The guest is frozen now, so no call is outstanding.
     let injection = deputy.retire().map_err(|error| early(&error))?;
     let tracee = injection.keep();

@@ -91,7 +91,9 @@ fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
     }
     let children = directory.children()?.len();
     if children != 0 {
-        return unsupported(format!("it has {children} child process(es); only single processes can move yet"));
+        return unsupported(format!(
+            "it has {children} child process(es); only single processes can move yet"
+        ));
     }
     if directory.personality()? & 0x0800_0000 != 0 {
         return unsupported("it has the personality of another system");
@@ -111,7 +113,10 @@ fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
             (b"anon_inode:bpf", "a BPF object"),
         ] {
             if target.starts_with(prefix) {
-                return unsupported(format!("descriptor {} is {what}, which cannot move yet", descriptor.number));
+                return unsupported(format!(
+                    "descriptor {} is {what}, which cannot move yet",
+                    descriptor.number
+                ));
             }
         }
     }
@@ -160,7 +165,11 @@ pub fn syscall_instruction(injection: &Injection, maps: &[MapsEntry]) -> std::re
         }
     }
     let tid = injection.tracee().tid();
-    Err(TraceError::Os { what: "find a system call instruction in", tid, source: io::Error::other("there is none") })
+    Err(TraceError::Os {
+        what: "find a system call instruction in",
+        tid,
+        source: io::Error::other("there is none"),
+    })
 }
 
 /// Stops a process that runs on its own.
@@ -176,7 +185,9 @@ pub fn freeze(pid: i32) -> Result<Frozen> {
 
 /// Lets a thread that stands in the vDSO run to the end of it: its code is not the same everywhere.
 fn leave_vdso(tracee: Tracee, maps: &[MapsEntry]) -> std::result::Result<(), TraceError> {
-    let Some(vdso) = maps.iter().find(|entry| entry.backing() == Backing::Vdso) else { return Ok(()) };
+    let Some(vdso) = maps.iter().find(|entry| entry.backing() == Backing::Vdso) else {
+        return Ok(());
+    };
     let inside = || Ok::<_, TraceError>((vdso.start..vdso.end).contains(&tracee.registers()?.rip));
     if !inside()? {
         return Ok(());
@@ -202,7 +213,12 @@ impl Frozen {
         let injection = Injection::begin(tracee)?;
         injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
         maps = directory.smaps()?;
-        let frozen = Self { injection, pid, maps, inner_pid };
+        let frozen = Self {
+            injection,
+            pid,
+            maps,
+            inner_pid,
+        };
         frozen.queue(signals)?;
         Ok(frozen)
     }
@@ -240,7 +256,11 @@ impl Frozen {
         let status = directory.status()?;
         let tracee = self.injection.tracee();
         let answers = self.ask()?;
-        let saved = self.injection.saved_registers().copied().ok_or(TraceError::Gone(self.pid))?;
+        let saved = self
+            .injection
+            .saved_registers()
+            .copied()
+            .ok_or(TraceError::Gone(self.pid))?;
         let rseq = tracee.rseq()?;
         let registers = self.reissue(saved, rseq.map(|rseq| rseq.address))?;
 
@@ -263,10 +283,15 @@ impl Frozen {
             timer_slack: answers.timer_slack,
             parent_death_signal: answers.parent_death_signal,
         };
-        let own: Vec<MapsEntry> = self.maps.iter().filter(|entry| {
-            let hidden = hidden.iter().any(|range| range.contains(&entry.start));
-            !hidden && !(area::START..area::END).contains(&entry.start) && entry.area().is_some()
-        }).cloned().collect();
+        let own: Vec<MapsEntry> = self
+            .maps
+            .iter()
+            .filter(|entry| {
+                let hidden = hidden.iter().any(|range| range.contains(&entry.start));
+                !hidden && !(area::START..area::END).contains(&entry.start) && entry.area().is_some()
+            })
+            .cloned()
+            .collect();
         let memory = Memory {
             areas: own.iter().filter_map(area_of).collect(),
             layout: stat.layout(answers.brk),
@@ -306,7 +331,10 @@ impl Frozen {
         mut sink: impl FnMut(u64, &[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let memory = TargetMemory::open(self.pid)?;
-        captured.areas.iter().try_for_each(|entry| memory::dump(&memory, entry, &mut sink))
+        captured
+            .areas
+            .iter()
+            .try_for_each(|entry| memory::dump(&memory, entry, &mut sink))
     }
 
     /// Lets the process go on as if nothing had been; an interrupted call restarts by the kernel's own rules.
@@ -327,11 +355,17 @@ impl Frozen {
     }
 
     fn vdso(&self) -> Result<Option<Vdso>> {
-        let Some(entry) = self.maps.iter().find(|entry| entry.path == b"[vdso]") else { return Ok(None) };
+        let Some(entry) = self.maps.iter().find(|entry| entry.path == b"[vdso]") else {
+            return Ok(None);
+        };
         let mut code = vec![0; (entry.end - entry.start) as usize];
         self.injection.read(entry.start, &mut code)?;
         let data = self.maps.iter().filter(|entry| entry.path.starts_with(b"[vvar"));
-        Ok(Some(Vdso { start: entry.start, code, data: data.map(|entry| (entry.start, entry.end)).collect() }))
+        Ok(Some(Vdso {
+            start: entry.start,
+            code,
+            data: data.map(|entry| (entry.start, entry.end)).collect(),
+        }))
     }
 
     /// The registers with which the program goes on when nothing of the kernel's state about its current call is left.
@@ -410,7 +444,15 @@ impl Frozen {
         let prctl = |script: &mut Script, option: i32, size: usize| {
             let address = script.reserve(size);
             let what = format!("prctl option {option}");
-            (script.step(what, libc::SYS_prctl, &[option as u64, address, 0, 0, 0], Expect::Success), address)
+            (
+                script.step(
+                    what,
+                    libc::SYS_prctl,
+                    &[option as u64, address, 0, 0, 0],
+                    Expect::Success,
+                ),
+                address,
+            )
         };
         let (_, name) = prctl(&mut script, libc::PR_GET_NAME, 16);
         let (slack, _) = prctl(&mut script, libc::PR_GET_TIMERSLACK, 0);
@@ -425,7 +467,11 @@ impl Frozen {
             .map(|signal| {
                 let action = script.reserve(32);
                 let arguments = [signal as u64, 0, action, 8];
-                script.call(format_args!("ask what signal {signal} does"), libc::SYS_rt_sigaction, &arguments);
+                script.call(
+                    format_args!("ask what signal {signal} does"),
+                    libc::SYS_rt_sigaction,
+                    &arguments,
+                );
                 (signal, action)
             })
             .collect();
@@ -443,7 +489,10 @@ impl Frozen {
         };
         let words = |address: u64, count: usize| -> Result<Vec<u64>> {
             let bytes = bytes(address, 8 * count)?;
-            Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes"))).collect())
+            Ok(bytes
+                .chunks_exact(8)
+                .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")))
+                .collect())
         };
         let int = |address: u64| -> Result<i32> { Ok(words(address, 1)?[0] as i32) };
 
@@ -451,8 +500,16 @@ impl Frozen {
         let stack = words(stack, 3)?;
         let mut found = Vec::new();
         for (signal, address) in actions {
-            let [handler, flags, restorer, mask] = words(address, 4)?[..] else { continue };
-            let action = SignalAction { signal, handler, flags, restorer, mask };
+            let [handler, flags, restorer, mask] = words(address, 4)?[..] else {
+                continue;
+            };
+            let action = SignalAction {
+                signal,
+                handler,
+                flags,
+                restorer,
+                mask,
+            };
             if (handler, flags, mask) != (0, 0, 0) {
                 found.push(action);
             }
@@ -500,7 +557,9 @@ pub fn clocks() -> Clocks {
 }
 
 fn robust_list(pid: i32) -> RobustList {
-    sys::robust_list(pid).map(|(head, length)| RobustList { head, length }).unwrap_or_default()
+    sys::robust_list(pid)
+        .map(|(head, length)| RobustList { head, length })
+        .unwrap_or_default()
 }
 
 fn image_registers(registers: &libc::user_regs_struct) -> Registers {

@@ -32,8 +32,10 @@ pub fn send_image(
 ) -> Result<Outcome, ControlError> {
     let unreadable = |error: io::Error| ControlError::refused(format!("{}: {error}", path.display()));
     let mut file = File::open(path).map_err(unreadable)?;
-    let offer = offer_of(&file)
-        .map_err(|error| ControlError::new(ErrorCode::Incompatible, format!("{}: {error}", path.display())))?;
+    // All of it is read here first: a damaged image is this host's to find, before another is troubled.
+    let bad = |error| ControlError::new(ErrorCode::Incompatible, format!("{}: {error}", path.display()));
+    let offer = offer_of(&file).map_err(bad)?;
+    check(&mut file).map_err(bad)?;
     file.rewind().map_err(unreadable)?;
     let (sender, mut receiver, _) = peers::connect(config, host, Purpose::Store)?;
     sender.send(&Message::Offer(offer))?;

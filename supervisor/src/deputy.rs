@@ -129,7 +129,10 @@ impl Desk {
 
 impl std::fmt::Debug for Deputy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deputy").field("pid", &self.pid).field("executor", &self.executor).finish_non_exhaustive()
+        f.debug_struct("Deputy")
+            .field("pid", &self.pid)
+            .field("executor", &self.executor)
+            .finish_non_exhaustive()
     }
 }
 
@@ -148,7 +151,10 @@ struct State {
 enum Current {
     /// The executor confines itself before its first call.
     Confining,
-    Call { id: u64, plan: Plan },
+    Call {
+        id: u64,
+        plan: Plan,
+    },
 }
 
 impl Deputy {
@@ -171,7 +177,10 @@ impl Deputy {
         let before = ProcDir::open(pid)?.threads()?;
         injection.run(&script)?;
         let after = ProcDir::open(pid)?.threads()?;
-        let executor = after.into_iter().find(|tid| !before.contains(tid)).ok_or(TraceError::Gone(pid))?;
+        let executor = after
+            .into_iter()
+            .find(|tid| !before.contains(tid))
+            .ok_or(TraceError::Gone(pid))?;
         let memory = TargetMemory::open(pid)?;
 
         let mut registers = tracee.registers()?;
@@ -181,7 +190,17 @@ impl Deputy {
         injection.keep().detach(0)?;
         let state = Mutex::new(State::default());
         let (usher, errands) = mpsc::channel();
-        let deputy = Arc::new(Self { pid, executor, code, memory, listener, correspondent, confinement, usher, state });
+        let deputy = Arc::new(Self {
+            pid,
+            executor,
+            code,
+            memory,
+            listener,
+            correspondent,
+            confinement,
+            usher,
+            state,
+        });
         let (served, traced) = (Arc::downgrade(&deputy), executor);
         thread::Builder::new()
             .name("usher".into())
@@ -218,7 +237,11 @@ impl Deputy {
         if let Some(index) = state.queue.iter().position(|call| call.id == id) {
             state.queue.remove(index);
             drop(state);
-            self.correspondent.reply(Reply { id, result: ERESTARTSYS, outputs: Vec::new() });
+            self.correspondent.reply(Reply {
+                id,
+                result: ERESTARTSYS,
+                outputs: Vec::new(),
+            });
         } else if matches!(&state.current, Some(Current::Call { id: current, .. }) if *current == id) {
             state.cancelled = Some(id);
             // The usher ends with this deputy, not before.
@@ -239,7 +262,12 @@ impl Deputy {
         let [result, info, ..] = notification.args;
         let mut bytes = [0; 128];
         // An interrupted wait (stop and continue) brings no signal.
-        if result as i64 > 0 && self.memory.read(info, &mut bytes).is_ok_and(|length| length == bytes.len()) {
+        if result as i64 > 0
+            && self
+                .memory
+                .read(info, &mut bytes)
+                .is_ok_and(|length| length == bytes.len())
+        {
             self.correspondent.signal(bytes);
         }
         // The process may have been killed meanwhile: then there is nobody to answer.
@@ -254,7 +282,10 @@ impl Deputy {
             None => state.current = self.confine(notification.id),
             Some(Current::Confining) => {
                 if result != 0 {
-                    tracing::error!("the executor could not be confined: {}", io::Error::from_raw_os_error(-result as i32));
+                    tracing::error!(
+                        "the executor could not be confined: {}",
+                        io::Error::from_raw_os_error(-result as i32)
+                    );
                     let _ = crate::sys::kill(self.pid, libc::SIGKILL);
                 }
             }
@@ -287,7 +318,8 @@ impl Deputy {
         image[8..16].copy_from_slice(&filter_address.to_le_bytes());
         image.extend_from_slice(filter);
         let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), 0, SCRATCH_START, 0, 0, 0];
-        self.order(parked, libc::SYS_seccomp as u64, arguments, &image).then_some(Current::Confining)
+        self.order(parked, libc::SYS_seccomp as u64, arguments, &image)
+            .then_some(Current::Confining)
     }
 
     /// Gives the executor the next call, if it waits and there is one.
@@ -311,7 +343,11 @@ impl Deputy {
                 }
                 Err(error) => {
                     tracing::warn!("refused a call: {error}");
-                    self.correspondent.reply(Reply { id, result: -i64::from(libc::EINVAL), outputs: Vec::new() });
+                    self.correspondent.reply(Reply {
+                        id,
+                        result: -i64::from(libc::EINVAL),
+                        outputs: Vec::new(),
+                    });
                 }
             }
         }
@@ -323,7 +359,11 @@ impl Deputy {
         block.extend_from_slice(&number.to_le_bytes());
         block.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
         let wrote = |address, bytes: &[u8]| {
-            bytes.is_empty() || self.memory.write(address, bytes).is_ok_and(|length| length == bytes.len())
+            bytes.is_empty()
+                || self
+                    .memory
+                    .write(address, bytes)
+                    .is_ok_and(|length| length == bytes.len())
         };
         wrote(area::REQUEST, &block) && wrote(SCRATCH_START, image) && self.listener.answer(parked, 0).is_ok()
     }
@@ -365,7 +405,9 @@ impl Deputy {
         }
         // Only now: an errand before this one may wait for the executor to wake up.
         let (gone, seen_out) = mpsc::channel();
-        self.usher.send(Errand::SeeOut(gone)).map_err(|_| TraceError::Gone(self.pid))?;
+        self.usher
+            .send(Errand::SeeOut(gone))
+            .map_err(|_| TraceError::Gone(self.pid))?;
         seen_out.recv().map_err(|_| TraceError::Gone(self.pid))?;
         let first = Tracee::seize(self.pid, 0)?;
         loop {
@@ -386,7 +428,12 @@ impl Deputy {
     /// Makes the process end as the guest did; its parent sees it as it would have. To be called by the main thread.
     pub fn end(&self, status: ExitStatus) -> Result<()> {
         let (ExitStatus::Code(number) | ExitStatus::Signal { number, .. }) = status;
-        if status == (ExitStatus::Signal { number: libc::SIGKILL, core: false }) {
+        if status
+            == (ExitStatus::Signal {
+                number: libc::SIGKILL,
+                core: false,
+            })
+        {
             return crate::sys::kill(self.pid, number).map_err(|source| DeputyError::Kill { pid: self.pid, source });
         }
         let first = Tracee::seize(self.pid, 0)?;
@@ -399,13 +446,30 @@ impl Deputy {
         } else {
             // The program's core, if any, was written where it ran.
             let none = script.reserve(16);
-            script.call("leave no core file", libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE.into(), none, 0]);
+            script.call(
+                "leave no core file",
+                libc::SYS_prlimit64,
+                &[0, libc::RLIMIT_CORE.into(), none, 0],
+            );
             let default = script.reserve(32);
-            script.call("restore the default action", libc::SYS_rt_sigaction, &[number as u64, default, 0, 8]);
-            let pid = ProcDir::open(self.pid)?.status()?.namespace_pids.last().copied().unwrap_or(self.pid);
+            script.call(
+                "restore the default action",
+                libc::SYS_rt_sigaction,
+                &[number as u64, default, 0, 8],
+            );
+            let pid = ProcDir::open(self.pid)?
+                .status()?
+                .namespace_pids
+                .last()
+                .copied()
+                .unwrap_or(self.pid);
             script.call("raise the signal", libc::SYS_kill, &[pid as u64, number as u64]);
             let others = script.data(&(!(1_u64 << (number - 1))).to_le_bytes());
-            script.call("let it in", libc::SYS_rt_sigprocmask, &[libc::SIG_SETMASK as u64, others, 0, 8]);
+            script.call(
+                "let it in",
+                libc::SYS_rt_sigprocmask,
+                &[libc::SIG_SETMASK as u64, others, 0, 8],
+            );
         }
         Ok(injection.end_with(&script)?)
     }
@@ -419,7 +483,10 @@ fn run_errand(executor: i32, errand: Errand, deputy: &Weak<Deputy>) -> Result<()
             loop {
                 match executor.wait()? {
                     // A stop signal's group stop is reported as the same event; letting go leaves it stopped.
-                    Status::Event { event: libc::PTRACE_EVENT_STOP, .. } => {
+                    Status::Event {
+                        event: libc::PTRACE_EVENT_STOP,
+                        ..
+                    } => {
                         if let Some(deputy) = deputy.upgrade() {
                             deputy.interrupted(executor)?;
                         }
@@ -459,18 +526,37 @@ fn settle_script(injection: &Injection, pid: i32, arguments: &Range<u64>) -> Res
         let arguments = [signal as u64, script.reserve(32), 0, 8];
         script.call("let the terminal stop the deputy", libc::SYS_rt_sigaction, &arguments);
     }
-    let mut keep = vec![area::START..area::END, arguments.start & !(area::PAGE - 1)..arguments.end.next_multiple_of(area::PAGE)];
+    let mut keep = vec![
+        area::START..area::END,
+        arguments.start & !(area::PAGE - 1)..arguments.end.next_multiple_of(area::PAGE),
+    ];
     let kernels = |path: &[u8]| path.starts_with(b"[vvar") || path == b"[vdso]";
-    keep.extend(maps.iter().filter(|entry| kernels(&entry.path)).map(|entry| entry.start..entry.end));
+    keep.extend(
+        maps.iter()
+            .filter(|entry| kernels(&entry.path))
+            .map(|entry| entry.start..entry.end),
+    );
     crate::restore::clear(&mut script, keep);
     let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
     let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     let mapping = [SCRATCH_START, SCRATCH, protection, private, u64::MAX, 0];
-    script.step("map room for calls", libc::SYS_mmap, &mapping, Expect::Exactly(SCRATCH_START));
+    script.step(
+        "map room for calls",
+        libc::SYS_mmap,
+        &mapping,
+        Expect::Exactly(SCRATCH_START),
+    );
     let stops = 1_u64 << (libc::SIGTTIN - 1) | 1 << (libc::SIGTTOU - 1);
-    let (executor_mask, all) = (script.data(&(!stops).to_le_bytes()), script.data(&u64::MAX.to_le_bytes()));
+    let (executor_mask, all) = (
+        script.data(&(!stops).to_le_bytes()),
+        script.data(&u64::MAX.to_le_bytes()),
+    );
     let set = libc::SIG_SETMASK as u64;
-    script.call("let the terminal's stops in", libc::SYS_rt_sigprocmask, &[set, executor_mask, 0, 8]);
+    script.call(
+        "let the terminal's stops in",
+        libc::SYS_rt_sigprocmask,
+        &[set, executor_mask, 0, 8],
+    );
     let flags = libc::CLONE_VM
         | libc::CLONE_FS
         | libc::CLONE_FILES

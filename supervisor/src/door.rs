@@ -112,7 +112,16 @@ impl Door {
     ) -> Result<Arc<Self>, MemoryError> {
         let memory = TargetMemory::open(pid)?;
         let state = Mutex::new(State::default());
-        Ok(Arc::new(Self { listener, sender, bell, pid, origin_pid, memory, state, answered: Condvar::new() }))
+        Ok(Arc::new(Self {
+            listener,
+            sender,
+            bell,
+            pid,
+            origin_pid,
+            memory,
+            state,
+            answered: Condvar::new(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -258,8 +267,9 @@ impl Door {
         }
     }
 
-    /// One round trip.
+    /// One round trip. On the channel the call has an id of ours; the reply has its own again.
     fn exchange(&self, mut call: Call) -> Result<Reply, Failure> {
+        let own_id = call.id;
         let started = std::time::Instant::now();
         {
             let mut state = self.lock();
@@ -271,7 +281,10 @@ impl Door {
             }
             state.next_id += 1;
             (call.id, call.process) = (state.next_id, self.origin_pid);
-            state.in_flight = Some(InFlight { id: call.id, reply: None });
+            state.in_flight = Some(InFlight {
+                id: call.id,
+                reply: None,
+            });
         }
         if let Err(error) = self.sender.send(&Message::Call(call)) {
             tracing::warn!("cannot send a call: {error}");
@@ -279,7 +292,8 @@ impl Door {
         }
         let mut state = self.lock();
         loop {
-            if let Some(reply) = state.in_flight.as_mut().and_then(|flight| flight.reply.take()) {
+            if let Some(mut reply) = state.in_flight.as_mut().and_then(|flight| flight.reply.take()) {
+                reply.id = own_id;
                 state.in_flight = None;
                 state.statistics.round_trips += 1;
                 state.statistics.waiting_us += started.elapsed().as_micros() as u64;
@@ -296,7 +310,14 @@ impl Door {
     /// A call of our own at the origin.
     fn ask(&self, number: i64, arguments: [Argument; 6], segments: Vec<Segment>) -> Result<Reply, Failure> {
         let number = number as u32;
-        self.exchange(Call { id: 0, process: self.origin_pid, number, arguments, segments, pointers: Vec::new() })
+        self.exchange(Call {
+            id: 0,
+            process: self.origin_pid,
+            number,
+            arguments,
+            segments,
+            pointers: Vec::new(),
+        })
     }
 
     /// `mmap` of a descriptor: the part of the file that it shows is fetched into a memfd, which takes the descriptor's
@@ -344,12 +365,30 @@ impl Door {
     fn regular_size(&self, descriptor: i32) -> Result<Result<Option<u64>, i64>, Failure> {
         const STAT: u32 = size_of::<libc::stat>() as u32;
         let value = Argument::Value;
-        let arguments = [value(descriptor as u64), Argument::Segment(0), value(0), value(0), value(0), value(0)];
-        let reply = self.ask(libc::SYS_fstat, arguments, vec![Segment::Out { len: STAT, keep: Keep::All }])?;
+        let arguments = [
+            value(descriptor as u64),
+            Argument::Segment(0),
+            value(0),
+            value(0),
+            value(0),
+            value(0),
+        ];
+        let reply = self.ask(
+            libc::SYS_fstat,
+            arguments,
+            vec![Segment::Out {
+                len: STAT,
+                keep: Keep::All,
+            }],
+        )?;
         if reply.result != 0 {
             return Ok(Err(reply.result));
         }
-        let bytes = reply.outputs.first().map(|output| output.bytes.as_slice()).unwrap_or_default();
+        let bytes = reply
+            .outputs
+            .first()
+            .map(|output| output.bytes.as_slice())
+            .unwrap_or_default();
         let field = |at: usize, length: usize| bytes.get(at..at + length);
         let mode = field(std::mem::offset_of!(libc::stat, st_mode), 4).and_then(|bytes| bytes.try_into().ok());
         let size = field(std::mem::offset_of!(libc::stat, st_size), 8).and_then(|bytes| bytes.try_into().ok());
@@ -374,8 +413,14 @@ impl Door {
                 value(0),
                 value(0),
             ];
-            let reply =
-                self.ask(libc::SYS_pread64, arguments, vec![Segment::Out { len: length, keep: Keep::Returned }])?;
+            let reply = self.ask(
+                libc::SYS_pread64,
+                arguments,
+                vec![Segment::Out {
+                    len: length,
+                    keep: Keep::Returned,
+                }],
+            )?;
             match reply.result {
                 // A file that is open for writing only cannot be mapped.
                 error if error == -i64::from(libc::EBADF) => return Ok(-i64::from(libc::EACCES)),
@@ -384,7 +429,11 @@ impl Door {
                 0 => break,
                 _ => {}
             }
-            let bytes = reply.outputs.first().map(|output| output.bytes.as_slice()).unwrap_or_default();
+            let bytes = reply
+                .outputs
+                .first()
+                .map(|output| output.bytes.as_slice())
+                .unwrap_or_default();
             if bytes.is_empty() || file.write_all_at(bytes, at).is_err() {
                 return Ok(-i64::from(libc::ENOMEM));
             }
@@ -400,9 +449,20 @@ impl Door {
             Err(error) => return Ok(-i64::from(error.raw_os_error().unwrap_or(libc::ENOENT))),
         };
         let value = Argument::Value;
-        let cloexec = if flags & libc::O_CLOEXEC as u64 != 0 { u64::from(libc::MFD_CLOEXEC) } else { 0 };
+        let cloexec = if flags & libc::O_CLOEXEC as u64 != 0 {
+            u64::from(libc::MFD_CLOEXEC)
+        } else {
+            0
+        };
         let name = Segment::In(b"proc\0".to_vec());
-        let arguments = [Argument::Segment(0), value(cloexec), value(0), value(0), value(0), value(0)];
+        let arguments = [
+            Argument::Segment(0),
+            value(cloexec),
+            value(0),
+            value(0),
+            value(0),
+            value(0),
+        ];
         let descriptor = self.ask(libc::SYS_memfd_create, arguments, vec![name])?.result;
         if descriptor < 0 {
             return Ok(descriptor);
@@ -438,7 +498,10 @@ impl Door {
                     Some(("TracerPid:", _)) => "TracerPid:\t0".to_owned(),
                     _ => line.to_owned(),
                 });
-                lines.flat_map(|line| [line, "\n".to_owned()]).collect::<String>().into_bytes()
+                lines
+                    .flat_map(|line| [line, "\n".to_owned()])
+                    .collect::<String>()
+                    .into_bytes()
             }
             "stat" => match contents.strip_prefix(here.as_bytes()) {
                 Some(rest) => [there.as_bytes(), rest].concat(),

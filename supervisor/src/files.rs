@@ -906,6 +906,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
 
+    use rustix::event::{PollFd, PollFlags, Timespec};
+
     use super::*;
     use crate::proc::FdInfo;
 
@@ -935,8 +937,9 @@ mod tests {
                 unsafe { std::os::fd::FromRawFd::from_raw_fd(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 200)) }
             };
             let sources: Vec<OwnedFd> = slots.iter().map(|slot| raise(slot.0.as_raw_fd())).collect();
-            let (mut ready, done) = io::pipe().unwrap();
-            let done: OwnedFd = raise(done.as_raw_fd());
+            let (mut ready, writer) = io::pipe().unwrap();
+            let done: OwnedFd = raise(writer.as_raw_fd());
+            drop(writer);
             // SAFETY: the child makes system calls only; on failure it ends, which the captures then find.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
@@ -962,6 +965,13 @@ mod tests {
             let child = Child(pid);
             drop(done);
             // Ends when the child, too, has closed the other side: it is ready.
+            let mut wait = [PollFd::new(&ready, PollFlags::IN)];
+            let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+            assert_eq!(
+                rustix::event::poll(&mut wait, Some(&limit)).unwrap(),
+                1,
+                "the child is not ready"
+            );
             assert_eq!(ready.read(&mut [0]).unwrap(), 0);
             child
         }

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use vrun_image::state::{Descriptors, Job, Process};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::channel::{Receiver, Sender};
-use vrun_remote_io::message::{Exited, ExitStatus, Message, Reason, Stopped, clip};
+use vrun_remote_io::message::{ExitStatus, Exited, Message, Reason, Stopped, clip};
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Expect, Injection, Script, Status, TraceError, Tracee, area};
 
@@ -72,8 +72,12 @@ pub struct Built {
 /// Builds a guest from an image. Call it while this process has one thread.
 pub fn build(image: impl Read) -> Result<Built, GuestError> {
     let mut reader = Reader::new(image)?;
-    let Record::Job(job) = reader.next()? else { return Err(GuestError::Processes(0)) };
-    let [process] = job.processes.as_slice() else { return Err(GuestError::Processes(job.processes.len())) };
+    let Record::Job(job) = reader.next()? else {
+        return Err(GuestError::Processes(0));
+    };
+    let [process] = job.processes.as_slice() else {
+        return Err(GuestError::Processes(job.processes.len()));
+    };
     let filter = filter::guest()?;
     let vessel = Vessel::create(&vessel::Specification {
         pid: process.pid,
@@ -81,7 +85,9 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
         gid: process.credentials.gid[1],
         monotonic_offset: i128::from(job.clocks.monotonic) - i128::from(sys::clock(libc::CLOCK_MONOTONIC)),
         boottime_offset: i128::from(job.clocks.boottime) - i128::from(sys::clock(libc::CLOCK_BOOTTIME)),
-        world: World::Nothing { host_name: job.host.nodename.clone() },
+        world: World::Nothing {
+            host_name: job.host.nodename.clone(),
+        },
     })?;
     let tracee = Tracee::seize(vessel.pid, libc::PTRACE_O_EXITKILL)?;
     tracee.interrupt()?;
@@ -91,7 +97,13 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     fill(&restorer, &mut reader)?;
     let foreign_vdso = restorer.foreign_vdso.clone();
     let restored = restorer.finish(process)?;
-    Ok(Built { vessel, restored, listener, job: *job, foreign_vdso })
+    Ok(Built {
+        vessel,
+        restored,
+        listener,
+        job: *job,
+        foreign_vdso,
+    })
 }
 
 /// Puts the contents of an image into a process under construction, up to the image's end.
@@ -116,7 +128,11 @@ pub fn install_filter(injection: &Injection, program: &filter::Program) -> Resul
     fprog[8..].copy_from_slice(&address.to_le_bytes());
     let fprog = script.data(&fprog);
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-    script.call("forbid new privileges", libc::SYS_prctl, &[libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0]);
+    script.call(
+        "forbid new privileges",
+        libc::SYS_prctl,
+        &[libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0],
+    );
     let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), flags, fprog];
     let install = script.call("install the notification filter", libc::SYS_seccomp, &arguments);
     let number = injection.run(&script)?[install];
@@ -212,17 +228,30 @@ pub fn run(
 ) -> Result<(), GuestError> {
     let io = |what| move |error: io::Error| GuestError::Io(what, error);
     let signals = sys::child_signals().map_err(io("watch for child processes"))?;
-    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?);
+    let wake =
+        Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?);
     let (events, inbox) = mpsc::channel();
-    let mailbox = Mailbox { sender: events, wake: Arc::clone(&wake) };
-    let Built { vessel, restored, listener, job, foreign_vdso } = built;
+    let mailbox = Mailbox {
+        sender: events,
+        wake: Arc::clone(&wake),
+    };
+    let Built {
+        vessel,
+        restored,
+        listener,
+        job,
+        foreign_vdso,
+    } = built;
     let process = job.processes[0].clone();
     let tracee = restored.tracee();
     let bell = Box::new(mailbox.clone());
     let door = Door::new(listener, sender.clone(), bell, tracee.tid(), process.pid)?;
 
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-        thread::Builder::new().name(name.into()).spawn(work).map_err(|error| GuestError::Io("start a thread", error))
+        thread::Builder::new()
+            .name(name.into())
+            .spawn(work)
+            .map_err(|error| GuestError::Io("start a thread", error))
     };
     // Never signalled: the door ends with the guest.
     let quiet = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?;
@@ -231,7 +260,14 @@ pub fn run(
     let (replies, post) = (Arc::clone(&door), mailbox.clone());
     spawn("receiver", Box::new(move || receive(receiver, &replies, &post)))?;
 
-    ready(Arc::new(Facts { job: job.clone(), pid: tracee.tid(), door: Arc::clone(&door) }), mailbox);
+    ready(
+        Arc::new(Facts {
+            job: job.clone(),
+            pid: tracee.tid(),
+            door: Arc::clone(&door),
+        }),
+        mailbox,
+    );
     restored.run()?;
     let mut guest = Guest {
         vessel: vessel.launch(),
@@ -348,13 +384,19 @@ impl Guest {
             if !matches!(poll(&mut fds, Some(&timeout)), Ok(1)) {
                 continue;
             }
-            let Some(report) = Vessel::report(self.vessel.reports.as_fd()) else { break };
+            let Some(report) = Vessel::report(self.vessel.reports.as_fd()) else {
+                break;
+            };
             if Status::from_raw(report.raw_status).is_end() {
                 (user_us, system_us) = (report.user_microseconds, report.system_microseconds);
                 break;
             }
         }
-        self.say(&Message::Exited(Exited { status, user_us, system_us }));
+        self.say(&Message::Exited(Exited {
+            status,
+            user_us,
+            system_us,
+        }));
         self.say(&Message::Bye);
     }
 
@@ -376,7 +418,10 @@ impl Guest {
             Event::Home(answer) => {
                 self.asked_home = true;
                 let reason = "it was asked to".to_owned();
-                let result = self.sender.send(&Message::GoHome(Reason { reason })).map_err(|error| error.to_string());
+                let result = self
+                    .sender
+                    .send(&Message::GoHome(Reason { reason }))
+                    .map_err(|error| error.to_string());
                 let _ = answer.send(result);
                 self.clients.push(answer);
             }
@@ -416,7 +461,10 @@ impl Guest {
             }
             Message::Kill => {
                 self.kill();
-                self.ended(Status::Killed { signal: libc::SIGKILL, core: false });
+                self.ended(Status::Killed {
+                    signal: libc::SIGKILL,
+                    core: false,
+                });
                 return Ok(true);
             }
             Message::Ping(token) => self.say(&Message::Pong(token)),
@@ -460,7 +508,12 @@ impl Guest {
         let mut script = Script::new(area::DATA.start);
         for info in signals {
             let arguments = [self.process.pid as u64, u64::from(info[0]), script.data(info)];
-            script.step("queue a signal", libc::SYS_rt_sigqueueinfo, &arguments, Expect::Anything);
+            script.step(
+                "queue a signal",
+                libc::SYS_rt_sigqueueinfo,
+                &arguments,
+                Expect::Anything,
+            );
         }
         injection.run(&script)?;
         injection.finish()?;
@@ -496,7 +549,9 @@ impl Guest {
         if let Err(error) = self.send_home() {
             tracing::error!("cannot send the guest home: {error}");
             self.stays(&error.to_string());
-            self.say(&Message::Failed(Reason { reason: clip(error.to_string()) }));
+            self.say(&Message::Failed(Reason {
+                reason: clip(error.to_string()),
+            }));
             if let Condition::Held(held) = std::mem::replace(&mut self.condition, Condition::Running) {
                 let _ = held.0.resume_traced();
             }
@@ -511,7 +566,10 @@ impl Guest {
         };
         let frozen = Frozen::adopt(self.tracee, &signals)?;
         let hidden = self.foreign_vdso.as_ref().and(self.process.memory.vdso.as_ref());
-        let hidden: Vec<Range<u64>> = hidden.map(|vdso| vdso.start..vdso.start + vdso.code.len() as u64).into_iter().collect();
+        let hidden: Vec<Range<u64>> = hidden
+            .map(|vdso| vdso.start..vdso.start + vdso.code.len() as u64)
+            .into_iter()
+            .collect();
         let mut captured = frozen.describe(Descriptors::default(), &hidden)?;
         let process = &mut captured.process;
         let home = &self.process;
@@ -527,7 +585,9 @@ impl Guest {
 
         let mut writer = Writer::new(ImageSink::new(self.sender.clone()))?;
         writer.job(&job)?;
-        frozen.dump(&captured, |start, bytes| writer.pages(0, start, bytes).map_err(GuestError::from))?;
+        frozen.dump(&captured, |start, bytes| {
+            writer.pages(0, start, bytes).map_err(GuestError::from)
+        })?;
         let (sink, _) = writer.finish()?;
         self.condition = Condition::Held(Box::new((frozen, captured)));
         sink.finish().map_err(|error| GuestError::Io("send the image", error))?;

@@ -45,7 +45,9 @@ pub fn receive_job(config: &Config, sender: Sender, mut receiver: Receiver) -> R
     }
     let mut stream = guest::stream(&mut receiver);
     let built = guest::build(&mut stream).and_then(|built| {
-        stream.expect_end().map_err(|error| GuestError::Io("receive the image", error))?;
+        stream
+            .expect_end()
+            .map_err(|error| GuestError::Io("receive the image", error))?;
         Ok(built)
     });
     let gave_up = matches!(stream.interruption, Some(Message::Bye));
@@ -54,7 +56,9 @@ pub fn receive_job(config: &Config, sender: Sender, mut receiver: Receiver) -> R
         Ok(built) => built,
         Err(_) if gave_up => return Ok(()), // the origin changed its mind while freezing
         Err(error) => {
-            sender.send(&Message::Failed(Reason { reason: clip(error.to_string()) }))?;
+            sender.send(&Message::Failed(Reason {
+                reason: clip(error.to_string()),
+            }))?;
             crate::deliver::say_bye(config, &sender, &mut receiver);
             return Err(error.into());
         }
@@ -69,11 +73,12 @@ pub fn receive_job(config: &Config, sender: Sender, mut receiver: Receiver) -> R
     let id = JobId::generate().map_err(|error| ControlError::refused(format!("cannot make an id: {error}")))?;
     let mut server = None;
     let replies = sender.clone();
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let started = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs());
     let result = guest::run(built, sender, receiver, |facts, mailbox| {
-        let handler = move |request, _: &mut dyn FnMut(control::Progress)| {
-            answer(&facts, &mailbox, request, &peer, started)
-        };
+        let handler =
+            move |request, _: &mut dyn FnMut(control::Progress)| answer(&facts, &mailbox, request, &peer, started);
         match control::serve(config, &id, Arc::new(handler)) {
             Ok(served) => server = Some(served),
             // The origin can still be asked everything.
@@ -90,14 +95,26 @@ pub fn receive_job(config: &Config, sender: Sender, mut receiver: Receiver) -> R
 
 /// Why this host cannot take the job.
 fn judge(config: &Config, offer: &Offer) -> Result<Option<Refuse>, ControlError> {
-    let refuse = |code, reason: String| Ok(Some(Refuse { code, reason: clip(reason) }));
+    let refuse = |code, reason: String| {
+        Ok(Some(Refuse {
+            code,
+            reason: clip(reason),
+        }))
+    };
     if offer.architecture != std::env::consts::ARCH {
-        let reason = format!("the job is for {}, this host is {}", offer.architecture, std::env::consts::ARCH);
+        let reason = format!(
+            "the job is for {}, this host is {}",
+            offer.architecture,
+            std::env::consts::ARCH
+        );
         return refuse(RefuseCode::Incompatible, reason);
     }
     let here = crate::cpu::features(&config.hidden_cpu_features())
         .map_err(|error| ControlError::refused(format!("cannot read the CPU's features: {error}")))?;
-    let needed = CpuFeatures { flags: offer.cpu_flags.clone(), ..CpuFeatures::default() };
+    let needed = CpuFeatures {
+        flags: offer.cpu_flags.clone(),
+        ..CpuFeatures::default()
+    };
     let missing = crate::cpu::missing(&needed, &here);
     if !missing.is_empty() {
         let list = missing.join(", ");
@@ -105,12 +122,19 @@ fn judge(config: &Config, offer: &Offer) -> Result<Option<Refuse>, ControlError>
         return refuse(RefuseCode::Incompatible, reason);
     }
     if offer.processes != 1 || offer.threads != 1 {
-        let reason = format!("the job has {} processes with {} threads; one of one is possible yet", offer.processes, offer.threads);
+        let reason = format!(
+            "the job has {} processes with {} threads; one of one is possible yet",
+            offer.processes, offer.threads
+        );
         return refuse(RefuseCode::Unsupported, reason);
     }
     let free = available_memory();
     if free < offer.memory.saturating_add(RESERVE) {
-        let reason = format!("the job needs {} MiB of memory, {} MiB are free", offer.memory >> 20, free >> 20);
+        let reason = format!(
+            "the job needs {} MiB of memory, {} MiB are free",
+            offer.memory >> 20,
+            free >> 20
+        );
         return refuse(RefuseCode::Full, reason);
     }
     Ok(None)
@@ -119,7 +143,10 @@ fn judge(config: &Config, offer: &Offer) -> Result<Option<Refuse>, ControlError>
 /// `MemAvailable` of `/proc/meminfo`, in bytes.
 fn available_memory() -> u64 {
     use procfs::Current;
-    procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available).unwrap_or(u64::MAX)
+    procfs::Meminfo::current()
+        .ok()
+        .and_then(|memory| memory.mem_available)
+        .unwrap_or(u64::MAX)
 }
 
 /// What a guest's control socket answers.
@@ -146,7 +173,11 @@ fn answer(
                 Ok(Err(error)) => Err(ControlError::new(ErrorCode::RolledBack, error)),
                 _ => {
                     let total_us = asked.elapsed().as_micros() as u64;
-                    Ok(Outcome::Moved(Moved { bytes: 0, total_us, downtime_us: total_us }))
+                    Ok(Outcome::Moved(Moved {
+                        bytes: 0,
+                        total_us,
+                        downtime_us: total_us,
+                    }))
                 }
             }
         }
@@ -154,7 +185,9 @@ fn answer(
             mailbox.post(guest::Event::Kill(signal));
             Ok(Outcome::Done)
         }
-        Request::Stats => Ok(Outcome::Stats(serde_json::json!({ "schema": 1, "calls": facts.door.statistics() }))),
+        Request::Stats => Ok(Outcome::Stats(
+            serde_json::json!({ "schema": 1, "calls": facts.door.statistics() }),
+        )),
         Request::Save { .. } | Request::Send { .. } | Request::Migrate { .. } => {
             let advice = format!("this is a guest of {origin}; ask there, or bring it home first (vmigrate ID home)");
             Err(ControlError::refused(advice))
@@ -163,8 +196,15 @@ fn answer(
 }
 
 fn status(facts: &Facts, origin: &str, started: u64) -> Status {
-    let command: Vec<_> = facts.job.command.iter().map(|word| String::from_utf8_lossy(word)).collect();
-    let memory = ProcDir::open(facts.pid).and_then(|directory| directory.status()).map_or(0, |status| status.resident);
+    let command: Vec<_> = facts
+        .job
+        .command
+        .iter()
+        .map(|word| String::from_utf8_lossy(word))
+        .collect();
+    let memory = ProcDir::open(facts.pid)
+        .and_then(|directory| directory.status())
+        .map_or(0, |status| status.resident);
     Status {
         id: facts.job.id.clone(),
         name: facts.job.name.clone(),

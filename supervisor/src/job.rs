@@ -17,13 +17,13 @@ use crate::capture::{self, Frozen};
 use crate::config::Config;
 use crate::control::{self, ControlError, Moved, Outcome, Progress, Request, Role, State};
 use crate::deputy::Desk;
+use crate::front::{self, SupervisorSide, ToFront, ToSupervisor};
+use crate::launch::{self, ProgramSpec};
+use crate::notify::{AnswerError, Listener, Notification, RecvError};
 use crate::revive::{ReviveError, revive};
 use crate::save::{self, Delivery};
 use crate::transfer::Piece;
 use crate::vessel::Vessel;
-use crate::front::{self, SupervisorSide, ToFront, ToSupervisor};
-use crate::launch::{self, ProgramSpec};
-use crate::notify::{AnswerError, Listener, Notification, RecvError};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -222,9 +222,8 @@ impl Job {
             .map_err(failed("start a thread"))?;
         let client_mailbox = mailbox.clone();
         let client_config = side.config.clone();
-        let handler = move |request, progress: &mut dyn FnMut(Progress)| {
-            ask(&client_mailbox, &client_config, request, progress)
-        };
+        let handler =
+            move |request, progress: &mut dyn FnMut(Progress)| ask(&client_mailbox, &client_config, request, progress);
         // Before the program can say anything: who reads its output may ask for it at once.
         let control = control::serve(&side.config, &side.id, Arc::new(handler))
             .map_err(|error| (front::FAILED, error.to_string()))?;
@@ -396,7 +395,11 @@ impl Job {
                     Request::Status => Ok(Outcome::Status(Box::new(self.status()))),
                     Request::Kill { signal } => self.kill(signal),
                     Request::Home => self.come_home().map(Outcome::Moved),
-                    Request::Save { path, keep_running, with_files } => self.save(&path, keep_running, with_files),
+                    Request::Save {
+                        path,
+                        keep_running,
+                        with_files,
+                    } => self.save(&path, keep_running, with_files),
                     Request::Stats => self.statistics(),
                     Request::Migrate { .. } | Request::Send { .. } => {
                         Err(ControlError::refused("a client's thread has to find the host first"))
@@ -419,7 +422,10 @@ impl Job {
 
     /// All processes of the job.
     fn processes(&self) -> Vec<i32> {
-        processes().into_iter().filter(|pid| Some(*pid) != self.keeper).collect()
+        processes()
+            .into_iter()
+            .filter(|pid| Some(*pid) != self.keeper)
+            .collect()
     }
 
     /// Why the job cannot be moved or saved now.
@@ -432,14 +438,17 @@ impl Job {
         }
         let processes = self.processes().len();
         if processes > 1 {
-            return Err(format!("it has {processes} processes; only single processes can move yet"));
+            return Err(format!(
+                "it has {processes} processes; only single processes can move yet"
+            ));
         }
         capture::verdict(self.pid)
     }
 
     /// The manifest of the job.
     fn describe(&mut self) -> Result<Offer, ControlError> {
-        self.verdict().map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
+        self.verdict()
+            .map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
         if self.away.is_some() {
             self.come_home()?;
         }
@@ -473,7 +482,8 @@ impl Job {
     }
 
     fn depart(&mut self, departure: Departure) -> Result<Outcome, ControlError> {
-        self.verdict().map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
+        self.verdict()
+            .map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
         let (away, moved) = away::depart(self.pid, departure, &self.office())?;
         tracing::info!(host = away.host, "the job is away");
         self.away = Some(away);
@@ -546,7 +556,10 @@ impl Job {
         self.at_home()?;
         let saved = save::to_file(self.pid, path, with_files, &self.office())?;
         self.end_or_go_on(saved.frozen, keep_running, || format!("saved to {}", path.display()))?;
-        Ok(Outcome::Saved { path: path.to_owned(), bytes: saved.bytes })
+        Ok(Outcome::Saved {
+            path: path.to_owned(),
+            bytes: saved.bytes,
+        })
     }
 
     fn deliver(&mut self, delivery: Delivery) -> Result<Outcome, ControlError> {
@@ -563,7 +576,8 @@ impl Job {
             let advice = format!("the job is at {host}; bring it home first (vmigrate {} home)", self.id);
             return Err(ControlError::refused(advice));
         }
-        self.verdict().map_err(|reason| ControlError::refused(format!("the job cannot be saved now: {reason}")))
+        self.verdict()
+            .map_err(|reason| ControlError::refused(format!("the job cannot be saved now: {reason}")))
     }
 
     /// After its image is safe, a job goes on or ends here.
@@ -582,7 +596,11 @@ impl Job {
     }
 
     fn statistics(&self) -> Result<Outcome, ControlError> {
-        let counters = self.away.as_ref().map(|away| away.sender.counters()).unwrap_or_default();
+        let counters = self
+            .away
+            .as_ref()
+            .map(|away| away.sender.counters())
+            .unwrap_or_default();
         Ok(Outcome::Stats(serde_json::json!({
             "schema": 1,
             "id": self.id,
@@ -638,9 +656,9 @@ fn ask(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome, ControlError> {
     match request {
-        Request::Migrate { post_copy: true, .. } => {
-            Err(ControlError::refused("this version cannot start a job before all of its memory is there (--post-copy)"))
-        }
+        Request::Migrate { post_copy: true, .. } => Err(ControlError::refused(
+            "this version cannot start a job before all of its memory is there (--post-copy)",
+        )),
         Request::Migrate { host, check, .. } => {
             tell(progress, format!("asking {host}"));
             let mut offer = describe(mailbox)?;
@@ -666,7 +684,9 @@ fn ask(
 fn describe(mailbox: &Mailbox) -> Result<Offer, ControlError> {
     let (sender, answer) = mpsc::channel();
     mailbox.post(Event::Describe(sender));
-    answer.recv().unwrap_or_else(|_| Err(ControlError::refused("the job has just ended")))
+    answer
+        .recv()
+        .unwrap_or_else(|_| Err(ControlError::refused("the job has just ended")))
 }
 
 fn post(

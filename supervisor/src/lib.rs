@@ -1,7 +1,6 @@
 //! What decides: notification filter, freeze, dump, restore, migration, daemon, commands.
 
 pub mod away;
-pub mod host;
 pub mod capture;
 pub mod commands;
 pub mod config;
@@ -15,6 +14,7 @@ pub mod files;
 pub mod filter;
 pub mod front;
 pub mod guest;
+pub mod host;
 pub mod job;
 pub mod launch;
 pub mod logging;

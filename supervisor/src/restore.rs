@@ -96,9 +96,14 @@ struct Special {
 impl Special {
     fn of(maps: &[proc::MapsEntry]) -> Option<Self> {
         let range = |entry: &proc::MapsEntry| entry.start..entry.end;
-        let parts = maps.iter().filter(|entry| entry.path.starts_with(b"[vvar") || entry.path == b"[vdso]");
+        let parts = maps
+            .iter()
+            .filter(|entry| entry.path.starts_with(b"[vvar") || entry.path == b"[vdso]");
         let vdso = range(maps.iter().find(|entry| entry.path == b"[vdso]")?);
-        Some(Self { parts: parts.map(range).collect(), vdso })
+        Some(Self {
+            parts: parts.map(range).collect(),
+            vdso,
+        })
     }
 
     fn whole(&self) -> Range<u64> {
@@ -117,7 +122,11 @@ impl Restorer {
         let mut here = vec![0; (special.vdso.end - special.vdso.start) as usize];
         injection.read(special.vdso.start, &mut here)?;
         let in_place = home == Home::Deputy
-            || process.memory.vdso.as_ref().is_some_and(|image| image.code == here && same_shape(image, &special));
+            || process
+                .memory
+                .vdso
+                .as_ref()
+                .is_some_and(|image| image.code == here && same_shape(image, &special));
 
         // Everything that is or will be in use; holes between are free for the restorer and for our vDSO.
         let mut occupied: Vec<Range<u64>> = maps.iter().map(|entry| entry.start..entry.end).collect();
@@ -127,23 +136,43 @@ impl Restorer {
         let whole = special.whole();
         let aside = find_hole(&mut occupied, whole.end - whole.start)?;
 
-        let plan = Plan { process, home, rseq: tracee.rseq()?, special: &special, aside: &aside, in_place };
+        let plan = Plan {
+            process,
+            home,
+            rseq: tracee.rseq()?,
+            special: &special,
+            aside: &aside,
+            in_place,
+        };
         // The scripts' sizes do not depend on where they lie: a first draft tells how much room they need.
         let draft = plan.clear_and_map(0..0, 0);
         let finish = finish_script(process, home, 0);
         let code_length = draft.code_bound().max(finish.code_bound()).next_multiple_of(area::PAGE);
-        let data_length = draft.data_length().max(finish.data_length()).next_multiple_of(area::PAGE);
+        let data_length = draft
+            .data_length()
+            .max(finish.data_length())
+            .next_multiple_of(area::PAGE);
         let region = find_hole(&mut occupied, code_length + data_length)?;
         map_region(&injection, &region, code_length)?;
 
         let script = plan.clear_and_map(region.clone(), region.start + code_length);
         injection.run_at(&script, region.start)?;
         if !in_place && let Some(image) = &process.memory.vdso {
-            let code = vdso::redirect(&image.code, &vdso::parse(&here)?, aside.start + (special.vdso.start - whole.start))?;
+            let code = vdso::redirect(
+                &image.code,
+                &vdso::parse(&here)?,
+                aside.start + (special.vdso.start - whole.start),
+            )?;
             injection.write(image.start, &code)?;
         }
         let foreign_vdso = (!in_place).then_some(aside);
-        Ok(Self { injection, region, code_length, home, foreign_vdso })
+        Ok(Self {
+            injection,
+            region,
+            code_length,
+            home,
+            foreign_vdso,
+        })
     }
 
     /// The process, for calls of its own while it is built.
@@ -178,7 +207,9 @@ impl Restorer {
         registers.orig_rax = u64::MAX;
         (registers.rdi, registers.rsi) = (self.region.start, self.region.end - self.region.start);
         tracee.set_registers(&registers)?;
-        Ok(Restored { tracee: self.injection.keep() })
+        Ok(Restored {
+            tracee: self.injection.keep(),
+        })
     }
 }
 
@@ -213,7 +244,14 @@ impl Plan<'_> {
                 moved.shift(&mut script, self.aside.start, vdso_range(image).start);
             } else {
                 let length = image.code.len() as u64;
-                map(&mut script, "the program's vDSO", image.start, length, libc::PROT_READ | libc::PROT_EXEC, 0);
+                map(
+                    &mut script,
+                    "the program's vDSO",
+                    image.start,
+                    length,
+                    libc::PROT_READ | libc::PROT_EXEC,
+                    0,
+                );
             }
         }
         for area in &self.process.memory.areas {
@@ -228,7 +266,10 @@ impl Special {
     fn at(&self, start: u64) -> Self {
         let whole = self.whole().start;
         let moved = |range: &Range<u64>| range.start - whole + start..range.end - whole + start;
-        Self { parts: self.parts.iter().map(moved).collect(), vdso: moved(&self.vdso) }
+        Self {
+            parts: self.parts.iter().map(moved).collect(),
+            vdso: moved(&self.vdso),
+        }
     }
 
     /// Moves all of them by the same distance. The kernel's code addresses its data relatively, so they stay together;
@@ -251,13 +292,22 @@ fn same_shape(image: &Vdso, special: &Special) -> bool {
     parts.push(image.start..image.start + image.code.len() as u64);
     parts.sort_by_key(|part| part.start);
     let relative = |parts: &[Range<u64>]| -> Vec<_> {
-        parts.iter().map(|part| (part.start.wrapping_sub(parts[0].start), part.end - part.start)).collect()
+        parts
+            .iter()
+            .map(|part| (part.start.wrapping_sub(parts[0].start), part.end - part.start))
+            .collect()
     };
     relative(&parts) == relative(&special.parts)
 }
 
 fn vdso_range(image: &Vdso) -> Range<u64> {
-    let start = image.data.iter().map(|&(start, _)| start).min().unwrap_or(image.start).min(image.start);
+    let start = image
+        .data
+        .iter()
+        .map(|&(start, _)| start)
+        .min()
+        .unwrap_or(image.start)
+        .min(image.start);
     start..image.start + image.code.len() as u64
 }
 
@@ -288,8 +338,22 @@ fn map_region(injection: &Injection, region: &Range<u64>, code_length: u64) -> R
     let mut script = Script::new(area::DATA.start);
     let (read_write, read_execute) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
     let data = region.start + code_length;
-    map(&mut script, "the restorer's code", region.start, code_length, read_execute, 0);
-    map(&mut script, "the restorer's data", data, region.end - data, read_write, 0);
+    map(
+        &mut script,
+        "the restorer's code",
+        region.start,
+        code_length,
+        read_execute,
+        0,
+    );
+    map(
+        &mut script,
+        "the restorer's data",
+        data,
+        region.end - data,
+        read_write,
+        0,
+    );
     injection.run(&script)?;
     Ok(())
 }
@@ -320,7 +384,11 @@ pub(crate) fn clear(script: &mut Script, mut keep: Vec<Range<u64>>) {
 }
 
 fn map(script: &mut Script, what: &str, start: u64, length: u64, protection: i32, flags: i32) {
-    let sharing = if flags & libc::MAP_SHARED != 0 { 0 } else { libc::MAP_PRIVATE };
+    let sharing = if flags & libc::MAP_SHARED != 0 {
+        0
+    } else {
+        libc::MAP_PRIVATE
+    };
     let flags = flags | sharing | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
     let arguments = [start, length, protection as u64, flags as u64, u64::MAX, 0];
     let what = format!("map {what} at {start:#x}, {length} bytes");
@@ -391,7 +459,12 @@ fn memory_properties(script: &mut Script, process: &Process, home: Home) {
         for advice in &area.advice {
             // Advice is a wish: another kernel may not know it.
             let arguments = [start, length, *advice as u64];
-            script.step(format_args!("advise on {at}"), libc::SYS_madvise, &arguments, Expect::Anything);
+            script.step(
+                format_args!("advise on {at}"),
+                libc::SYS_madvise,
+                &arguments,
+                Expect::Anything,
+            );
         }
         if area.locked {
             script.call(format_args!("lock {at}"), libc::SYS_mlock, &[start, length]);
@@ -405,7 +478,10 @@ fn memory_properties(script: &mut Script, process: &Process, home: Home) {
         script.step("set the boundaries of memory", libc::SYS_prctl, &arguments, expect);
     };
     set(script, -1, Expect::Success);
-    if let Home::Here { executable: Some(descriptor) } = home {
+    if let Home::Here {
+        executable: Some(descriptor),
+    } = home
+    {
         // Needs CAP_CHECKPOINT_RESTORE in our namespace and an executable file; only /proc/PID/exe depends on it.
         set(script, descriptor, Expect::Anything);
         script.call("close the executable", libc::SYS_close, &[descriptor as u64]);
@@ -416,11 +492,17 @@ fn signals(script: &mut Script, process: &Process, home: Home) {
     for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
         // struct kernel_sigaction: handler, flags, restorer, mask. Those not in the image are the default: all zero.
         let action = process.signals.actions.iter().find(|action| action.signal == signal);
-        let words = action.map_or([0; 4], |action| [action.handler, action.flags, action.restorer, action.mask]);
+        let words = action.map_or([0; 4], |action| {
+            [action.handler, action.flags, action.restorer, action.mask]
+        });
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let address = script.data(&bytes);
         let arguments = [signal as u64, address, 0, 8];
-        script.call(format_args!("set what signal {signal} does"), libc::SYS_rt_sigaction, &arguments);
+        script.call(
+            format_args!("set what signal {signal} does"),
+            libc::SYS_rt_sigaction,
+            &arguments,
+        );
     }
     if home == Home::Away {
         return; // pending signals and timers stayed with the deputy, which forwards what comes
@@ -432,26 +514,50 @@ fn signals(script: &mut Script, process: &Process, home: Home) {
     }
     for info in &process.threads[0].pending {
         let arguments = [pid, tid, signal_number(info), script.data(info)];
-        script.call("queue a pending signal of the thread", libc::SYS_rt_tgsigqueueinfo, &arguments);
+        script.call(
+            "queue a pending signal of the thread",
+            libc::SYS_rt_tgsigqueueinfo,
+            &arguments,
+        );
     }
     if home == Home::Deputy {
         return; // the deputy kept the timers
     }
-    for (which, timer) in process.signals.interval_timers.iter().enumerate().filter(|(_, timer)| timer.value != 0) {
+    for (which, timer) in process
+        .signals
+        .interval_timers
+        .iter()
+        .enumerate()
+        .filter(|(_, timer)| timer.value != 0)
+    {
         let words = [timer.interval, timer.value].map(|micros| [micros / 1_000_000, micros % 1_000_000]);
-        let bytes: Vec<u8> = words.as_flattened().iter().flat_map(|word| word.to_le_bytes()).collect();
+        let bytes: Vec<u8> = words
+            .as_flattened()
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
         let arguments = [which as u64, script.data(&bytes), 0];
-        script.call(format_args!("set interval timer {which}"), libc::SYS_setitimer, &arguments);
+        script.call(
+            format_args!("set interval timer {which}"),
+            libc::SYS_setitimer,
+            &arguments,
+        );
     }
 }
 
 fn signal_number(info: &[u8]) -> u64 {
-    info.first_chunk().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)))
+    info.first_chunk()
+        .map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)))
 }
 
 fn limits_and_identity(script: &mut Script, process: &Process, home: Home) {
     let prctl = |script: &mut Script, what: &str, option: i32, value: u64| {
-        script.step(format_args!("set {what}"), libc::SYS_prctl, &[option as u64, value, 0, 0, 0], Expect::Anything);
+        script.step(
+            format_args!("set {what}"),
+            libc::SYS_prctl,
+            &[option as u64, value, 0, 0, 0],
+            Expect::Anything,
+        );
     };
     let thread = &process.threads[0];
     let name = script.data(&padded_name(&thread.name));
@@ -460,15 +566,33 @@ fn limits_and_identity(script: &mut Script, process: &Process, home: Home) {
     script.call("set the personality", libc::SYS_personality, &[process.personality]);
     // A limit above this host's hard limit, or a nicer priority than allowed, is not worth failing for.
     for (resource, limit) in process.limits.iter().enumerate() {
-        let bytes: Vec<u8> = [limit.soft, limit.hard].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let bytes: Vec<u8> = [limit.soft, limit.hard]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
         let arguments = [0, resource as u64, script.data(&bytes), 0];
-        script.step(format_args!("set limit {resource}"), libc::SYS_prlimit64, &arguments, Expect::Anything);
+        script.step(
+            format_args!("set limit {resource}"),
+            libc::SYS_prlimit64,
+            &arguments,
+            Expect::Anything,
+        );
     }
     let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(process.nice) as u64];
     script.step("set the priority", libc::SYS_setpriority, &arguments, Expect::Anything);
     if home != Home::Away {
-        prctl(script, "the parent-death signal", libc::PR_SET_PDEATHSIG, thread.parent_death_signal as u64);
-        prctl(script, "the subreaper attribute", libc::PR_SET_CHILD_SUBREAPER, u64::from(process.subreaper));
+        prctl(
+            script,
+            "the parent-death signal",
+            libc::PR_SET_PDEATHSIG,
+            thread.parent_death_signal as u64,
+        );
+        prctl(
+            script,
+            "the subreaper attribute",
+            libc::PR_SET_CHILD_SUBREAPER,
+            u64::from(process.subreaper),
+        );
     }
     if home != Home::Deputy && process.credentials.uid[1] != 0 {
         // The capabilities that came with the user namespace were for building the process only.
@@ -489,14 +613,35 @@ fn thread_pointers(script: &mut Script, thread: &Thread) {
     const ARCH_SET_GS: u64 = 0x1001;
     const ARCH_SET_FS: u64 = 0x1002;
     let robust = thread.robust_list;
-    script.call("set the FS base", libc::SYS_arch_prctl, &[ARCH_SET_FS, thread.registers.fs_base]);
-    script.call("set the GS base", libc::SYS_arch_prctl, &[ARCH_SET_GS, thread.registers.gs_base]);
-    script.call("set the child-tid address", libc::SYS_set_tid_address, &[thread.clear_child_tid]);
+    script.call(
+        "set the FS base",
+        libc::SYS_arch_prctl,
+        &[ARCH_SET_FS, thread.registers.fs_base],
+    );
+    script.call(
+        "set the GS base",
+        libc::SYS_arch_prctl,
+        &[ARCH_SET_GS, thread.registers.gs_base],
+    );
+    script.call(
+        "set the child-tid address",
+        libc::SYS_set_tid_address,
+        &[thread.clear_child_tid],
+    );
     if robust.length != 0 {
-        script.call("set the robust list", libc::SYS_set_robust_list, &[robust.head, robust.length]);
+        script.call(
+            "set the robust list",
+            libc::SYS_set_robust_list,
+            &[robust.head, robust.length],
+        );
     }
     if let Some(rseq) = thread.rseq {
-        let arguments = [rseq.address, u64::from(rseq.size), u64::from(rseq.flags), u64::from(rseq.signature)];
+        let arguments = [
+            rseq.address,
+            u64::from(rseq.size),
+            u64::from(rseq.flags),
+            u64::from(rseq.signature),
+        ];
         script.call("register rseq", libc::SYS_rseq, &arguments);
     }
 }
@@ -551,7 +696,14 @@ mod tests {
     fn clearing_spares_what_is_kept() {
         let mut script = Script::new(0);
         clear(&mut script, vec![0x5000..0x6000, 0x2000..0x3000, 0..0]);
-        let ranges: Vec<_> = script.steps().iter().map(|step| (step.arguments[0], step.arguments[1])).collect();
-        assert_eq!(ranges, [(0, 0x2000), (0x3000, 0x2000), (0x6000, area::USER_END - 0x6000)]);
+        let ranges: Vec<_> = script
+            .steps()
+            .iter()
+            .map(|step| (step.arguments[0], step.arguments[1]))
+            .collect();
+        assert_eq!(
+            ranges,
+            [(0, 0x2000), (0x3000, 0x2000), (0x6000, area::USER_END - 0x6000)]
+        );
     }
 }

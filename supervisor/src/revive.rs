@@ -82,15 +82,30 @@ impl Revived {
 
     /// The listener is needed before the job runs.
     pub fn split(self) -> (Listener, Ready) {
-        let Self { vessel, listener, restored, opened, .. } = self;
-        (listener, Ready { vessel, restored, opened })
+        let Self {
+            vessel,
+            listener,
+            restored,
+            opened,
+            ..
+        } = self;
+        (
+            listener,
+            Ready {
+                vessel,
+                restored,
+                opened,
+            },
+        )
     }
 }
 
 impl Ready {
     /// Lets the job run on its own; gives its vessel.
     pub fn run(mut self) -> Result<Vessel, ReviveError> {
-        self.restored.release().map_err(|error| ReviveError::Build(error.into()))?;
+        self.restored
+            .release()
+            .map_err(|error| ReviveError::Build(error.into()))?;
         self.opened.keep();
         Ok(self.vessel.launch())
     }
@@ -112,7 +127,9 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
     let mut plan = files::check(&job.id, process, source.with_files)?;
     loop {
         match reader.next().map_err(bad)? {
-            Record::File { file, offset, bytes, .. } => plan.write(file, offset, bytes)?,
+            Record::File {
+                file, offset, bytes, ..
+            } => plan.write(file, offset, bytes)?,
             Record::End(_) => break,
             Record::Pages { .. } | Record::Job(_) => {}
         }
@@ -123,7 +140,8 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         // Fails only for a group leader, which a process that was just forked is not.
         let _ = rustix::process::setsid();
     }
-    let opened = plan.finish(standard_streams(source.detach).map_err(|error| ReviveError::Io("copy a stream", error))?)?;
+    let opened =
+        plan.finish(standard_streams(source.detach).map_err(|error| ReviveError::Io("copy a stream", error))?)?;
     let mut descriptors = opened.placements();
     let executable = File::open(std::ffi::OsStr::from_bytes(&process.executable)).ok();
     let number = descriptors.iter().map(|&(_, number, _)| number + 1).max().unwrap_or(0);
@@ -144,7 +162,9 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
     })
     .map_err(GuestError::from)?;
 
-    let home = Home::Here { executable: executable.map(|_| number) };
+    let home = Home::Here {
+        executable: executable.map(|_| number),
+    };
     let build = || -> Result<(Listener, Restored), GuestError> {
         let tracee = Tracee::seize(vessel.pid, libc::PTRACE_O_EXITKILL)?;
         tracee.interrupt()?;
@@ -157,7 +177,13 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         Ok((listener, restorer.finish(process)?))
     };
     let (listener, restored) = build()?;
-    Ok(Revived { job, vessel, listener, restored, opened })
+    Ok(Revived {
+        job,
+        vessel,
+        listener,
+        restored,
+        opened,
+    })
 }
 
 fn read_job(reader: &mut Reader<BufReader<File>>) -> Result<Job, vrun_image::Error> {
@@ -171,13 +197,19 @@ fn read_job(reader: &mut Reader<BufReader<File>>) -> Result<Job, vrun_image::Err
 /// Whether this host can run the job, as far as the image tells; its one process.
 fn judge<'a>(job: &'a Job, config: &Config, path: &dyn Fn() -> String) -> Result<&'a Process, ReviveError> {
     let [process] = job.processes.as_slice() else {
-        return Err(ReviveError::Processes { path: path(), processes: job.processes.len() });
+        return Err(ReviveError::Processes {
+            path: path(),
+            processes: job.processes.len(),
+        });
     };
     let here = crate::cpu::features(&config.hidden_cpu_features())
         .map_err(|error| ReviveError::Io("read the CPU's features", error))?;
     let missing = crate::cpu::missing(&job.cpu, &here);
     if !missing.is_empty() {
-        return Err(ReviveError::Cpu { path: path(), features: missing.join(", ") });
+        return Err(ReviveError::Cpu {
+            path: path(),
+            features: missing.join(", "),
+        });
     }
     Ok(process)
 }
@@ -185,10 +217,20 @@ fn judge<'a>(job: &'a Job, config: &Config, path: &dyn Fn() -> String) -> Result
 /// Our standard streams, for the job. A detached one does not read, and does not hold up who waits for the end of a
 /// pipe.
 fn standard_streams(detach: bool) -> io::Result<[OwnedFd; 3]> {
-    let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let null = || {
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map(OwnedFd::from)
+    };
     let copy = |stream: std::os::fd::BorrowedFd<'_>, output: bool| -> io::Result<OwnedFd> {
         let pipe = fstat(stream).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-        if detach && (!output || pipe) { null() } else { Ok(rustix::io::fcntl_dupfd_cloexec(stream, 3)?) }
+        if detach && (!output || pipe) {
+            null()
+        } else {
+            Ok(rustix::io::fcntl_dupfd_cloexec(stream, 3)?)
+        }
     };
     Ok([
         copy(rustix::stdio::stdin(), false)?,

@@ -57,22 +57,27 @@ fn with_frozen<T>(
 }
 
 /// Writes the whole image.
-fn write_image<W: Write>(
-    frozen: &Frozen,
-    with_files: bool,
-    office: &Office<'_>,
-    inner: W,
-) -> Result<W, ControlError> {
+fn write_image<W: Write>(frozen: &Frozen, with_files: bool, office: &Office<'_>, inner: W) -> Result<W, ControlError> {
     let pid = frozen.pid();
     let descriptors = files::capture(pid, with_files)?;
     let captured = frozen.describe(descriptors, &[])?;
-    if crate::proc::ProcDir::open(pid).and_then(|directory| directory.has_timers()).map_err(CaptureError::from)? {
-        return Err(ControlError::refused("the job cannot be saved: it has POSIX timers (timer_create)"));
+    if crate::proc::ProcDir::open(pid)
+        .and_then(|directory| directory.has_timers())
+        .map_err(CaptureError::from)?
+    {
+        return Err(ControlError::refused(
+            "the job cannot be saved: it has POSIX timers (timer_create)",
+        ));
     }
-    let job = office.identity.image(office.config, vec![captured.process.clone()]).map_err(rolled_back)?;
+    let job = office
+        .identity
+        .image(office.config, vec![captured.process.clone()])
+        .map_err(rolled_back)?;
     let mut writer = Writer::new(inner).map_err(image_error)?;
     writer.job(&job).map_err(image_error)?;
-    let dumped = frozen.dump(&captured, |start, bytes| writer.pages(0, start, bytes).map_err(GuestError::from));
+    let dumped = frozen.dump(&captured, |start, bytes| {
+        writer.pages(0, start, bytes).map_err(GuestError::from)
+    });
     dumped.map_err(|error| match error {
         GuestError::Image(error) => image_error(error),
         other => rolled_back(other),
@@ -92,8 +97,14 @@ fn image_error(error: vrun_image::Error) -> ControlError {
 /// Saves to a file, which appears under its name when it is complete and on disk.
 pub fn to_file(pid: i32, path: &Path, with_files: bool, office: &Office<'_>) -> Result<Saved, ControlError> {
     let unwritable = |error: io::Error| rolled_back(format!("cannot write {}: {error}", path.display()));
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new().prefix(".vrun-").tempfile_in(directory).map_err(unwritable)?;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new()
+        .prefix(".vrun-")
+        .tempfile_in(directory)
+        .map_err(unwritable)?;
     let (frozen, bytes) = with_frozen(pid, |frozen| {
         let buffered = BufWriter::with_capacity(1 << 20, file.as_file().try_clone().map_err(unwritable)?);
         let buffered = write_image(frozen, with_files, office, buffered)?;
@@ -124,12 +135,20 @@ pub fn offer(config: &Config, host: &str, offer: Offer) -> Result<Delivery, Cont
         Frame::Message(Message::Refuse(refusal)) => return Err(refused(host, &refusal)),
         other => return Err(peers::out_of_place(host, &other)),
     }
-    Ok(Delivery { sender, receiver, host: host.to_owned() })
+    Ok(Delivery {
+        sender,
+        receiver,
+        host: host.to_owned(),
+    })
 }
 
 /// Stores at a host that waits for it; gives the id there.
 pub fn to_host(pid: i32, delivery: Delivery, office: &Office<'_>) -> Result<(String, Saved), ControlError> {
-    let Delivery { sender, mut receiver, host } = delivery;
+    let Delivery {
+        sender,
+        mut receiver,
+        host,
+    } = delivery;
     let result = with_frozen(pid, |frozen| {
         // Where it will be restored, the job's files may not exist.
         let sink = write_image(frozen, true, office, ImageSink::new(sender.clone()))?;

@@ -20,12 +20,18 @@ pub struct ImageSink {
 
 impl ImageSink {
     pub fn new(sender: Sender) -> Self {
-        Self { sender, buffer: Vec::with_capacity(CHUNK), sent: 0 }
+        Self {
+            sender,
+            buffer: Vec::with_capacity(CHUNK),
+            sent: 0,
+        }
     }
 
     fn flush_buffer(&mut self) -> io::Result<()> {
         if !self.buffer.is_empty() {
-            self.sender.send_bulk(BulkKind::ImageData, &self.buffer).map_err(io::Error::other)?;
+            self.sender
+                .send_bulk(BulkKind::ImageData, &self.buffer)
+                .map_err(io::Error::other)?;
             self.sent += self.buffer.len() as u64;
             self.buffer.clear();
         }
@@ -35,7 +41,9 @@ impl ImageSink {
     /// Sends the rest and the end; gives the number of bytes sent.
     pub fn finish(mut self) -> io::Result<u64> {
         self.flush_buffer()?;
-        self.sender.send(&Message::ImageEnd(ImageEnd { bytes: self.sent })).map_err(io::Error::other)?;
+        self.sender
+            .send(&Message::ImageEnd(ImageEnd { bytes: self.sent }))
+            .map_err(io::Error::other)?;
         Ok(self.sent)
     }
 }
@@ -66,7 +74,10 @@ impl Piece {
     /// The next one of a channel.
     pub fn receive(receiver: &mut Receiver) -> Result<Self, ChannelError> {
         Ok(match receiver.recv()? {
-            Frame::Bulk { kind: BulkKind::ImageData, bytes } => Self::Data(bytes.to_vec()),
+            Frame::Bulk {
+                kind: BulkKind::ImageData,
+                bytes,
+            } => Self::Data(bytes.to_vec()),
             Frame::Message(message) => Self::Said(message),
         })
     }
@@ -86,7 +97,14 @@ pub struct ImageStream<F> {
 
 impl<F: FnMut() -> io::Result<Piece>> ImageStream<F> {
     pub fn new(next: F) -> Self {
-        Self { next, buffer: Vec::new(), at: 0, received: 0, ended: false, interruption: None }
+        Self {
+            next,
+            buffer: Vec::new(),
+            at: 0,
+            received: 0,
+            ended: false,
+            interruption: None,
+        }
     }
 
     /// Bytes so far.
@@ -99,7 +117,10 @@ impl<F: FnMut() -> io::Result<Piece>> ImageStream<F> {
         let mut byte = [0];
         match self.read(&mut byte)? {
             0 => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "bytes follow the end of the image")),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "bytes follow the end of the image",
+            )),
         }
     }
 }
@@ -114,7 +135,10 @@ impl<F: FnMut() -> io::Result<Piece>> Read for ImageStream<F> {
                 }
                 Piece::Said(Message::ImageEnd(end)) if end.bytes == self.received => self.ended = true,
                 Piece::Said(Message::ImageEnd(_)) => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "parts of the image are missing"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "parts of the image are missing",
+                    ));
                 }
                 Piece::Said(message) => {
                     let said = format!("the other host said {} in the middle of an image", message.name());

@@ -118,7 +118,12 @@ impl Vessel {
             prepared.keeper();
         }
         drop(theirs);
-        let mut vessel = Self { pid: 0, keeper, reports: ours, armed: true };
+        let mut vessel = Self {
+            pid: 0,
+            keeper,
+            reports: ours,
+            armed: true,
+        };
         write_maps(keeper, specification).map_err(|error| VesselError::Step("map the user id", error))?;
         send(vessel.reports.as_raw_fd(), &[GO]).map_err(|error| VesselError::Step("start the keeper", error))?;
         vessel.pid = vessel.wait_ready()?;
@@ -130,7 +135,10 @@ impl Vessel {
         match receive(self.reports.as_raw_fd(), &mut message) {
             Ok((sender, length)) if length > 0 && message[0] == READY => Ok(sender),
             Ok((_, length)) if length > 0 && message[0] == FAILED => {
-                let step = STEPS.get(usize::from(message[1])).copied().unwrap_or("do an unknown step");
+                let step = STEPS
+                    .get(usize::from(message[1]))
+                    .copied()
+                    .unwrap_or("do an unknown step");
                 let errno = i32::from_le_bytes([message[2], message[3], message[4], message[5]]);
                 let error = io::Error::from_raw_os_error(errno);
                 Err(if step == "create a time namespace" {
@@ -198,7 +206,10 @@ struct Prepared {
 impl Prepared {
     fn new(specification: &Specification, socket: RawFd) -> Self {
         let offset = |nanoseconds: i128| {
-            (nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000))
+            (
+                nanoseconds.div_euclid(1_000_000_000),
+                nanoseconds.rem_euclid(1_000_000_000),
+            )
         };
         let (monotonic, monotonic_rest) = offset(specification.monotonic_offset);
         let (boottime, boottime_rest) = offset(specification.boottime_offset);
@@ -216,7 +227,11 @@ impl Prepared {
             umask: 0o022,
         };
         match &specification.world {
-            World::Host { descriptors, working_directory, umask } => {
+            World::Host {
+                descriptors,
+                working_directory,
+                umask,
+            } => {
                 prepared.descriptors.clone_from(descriptors);
                 prepared.working_directory.clone_from(working_directory);
                 prepared.umask = *umask;
@@ -238,7 +253,10 @@ impl Prepared {
             self.check(0, libc::recv(self.socket, go.as_mut_ptr().cast(), 1, 0) - 1);
             self.take_identity();
             if self.isolated {
-                self.check(2, libc::sethostname(self.host_name.as_ptr().cast(), self.host_name.len()) as isize);
+                self.check(
+                    2,
+                    libc::sethostname(self.host_name.as_ptr().cast(), self.host_name.len()) as isize,
+                );
             }
             self.check(3, libc::unshare(CLONE_NEWTIME) as isize);
             self.check(4, write_file(c"/proc/self/timens_offsets", &self.offsets));
@@ -247,8 +265,20 @@ impl Prepared {
             } else {
                 // A failure is bearable: the old /proc still resolves /proc/self through the host's numbers.
                 let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-                libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_SLAVE, std::ptr::null());
-                libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), flags, std::ptr::null());
+                libc::mount(
+                    c"none".as_ptr(),
+                    c"/".as_ptr(),
+                    std::ptr::null(),
+                    libc::MS_REC | libc::MS_SLAVE,
+                    std::ptr::null(),
+                );
+                libc::mount(
+                    c"proc".as_ptr(),
+                    c"/proc".as_ptr(),
+                    c"proc".as_ptr(),
+                    flags,
+                    std::ptr::null(),
+                );
             }
             let vessel = match clone(0, self.pid) {
                 Ok(pid) => pid,
@@ -270,13 +300,25 @@ impl Prepared {
                 return;
             }
             libc::prctl(libc::PR_SET_KEEPCAPS, 1);
-            self.check(1, libc::syscall(libc::SYS_setresgid, self.gid, self.gid, self.gid) as isize);
-            self.check(1, libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid) as isize);
+            self.check(
+                1,
+                libc::syscall(libc::SYS_setresgid, self.gid, self.gid, self.gid) as isize,
+            );
+            self.check(
+                1,
+                libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid) as isize,
+            );
             let header = [0x2008_0522_u32, 0];
             let mut data = [0_u32; 6];
-            self.check(1, libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) as isize);
+            self.check(
+                1,
+                libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) as isize,
+            );
             (data[0], data[3]) = (data[1], data[4]);
-            self.check(1, libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) as isize);
+            self.check(
+                1,
+                libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) as isize,
+            );
             // A change of user makes a process undumpable, and then untraceable for us.
             libc::prctl(libc::PR_SET_DUMPABLE, 1);
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -289,14 +331,23 @@ impl Prepared {
         unsafe {
             let none = std::ptr::null();
             let flags = libc::MS_REC | libc::MS_PRIVATE;
-            self.check(5, libc::mount(c"none".as_ptr(), c"/".as_ptr(), none, flags, none.cast()) as isize);
+            self.check(
+                5,
+                libc::mount(c"none".as_ptr(), c"/".as_ptr(), none, flags, none.cast()) as isize,
+            );
             let options = c"size=16k,nr_inodes=4,mode=755";
             let tmpfs = c"tmpfs".as_ptr();
             let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-            self.check(5, libc::mount(tmpfs, c"/proc".as_ptr(), tmpfs, flags, options.as_ptr().cast()) as isize);
+            self.check(
+                5,
+                libc::mount(tmpfs, c"/proc".as_ptr(), tmpfs, flags, options.as_ptr().cast()) as isize,
+            );
             self.check(5, libc::chdir(c"/proc".as_ptr()) as isize);
             // pivot_root(".", ".") stacks the old root over the new one (pivot_root(2)).
-            self.check(5, libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as isize);
+            self.check(
+                5,
+                libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as isize,
+            );
             self.check(5, libc::umount2(c".".as_ptr(), libc::MNT_DETACH) as isize);
             self.check(5, libc::chdir(c"/".as_ptr()) as isize);
             let flags = libc::MS_REMOUNT | libc::MS_RDONLY | flags;
@@ -334,7 +385,10 @@ impl Prepared {
     unsafe fn place_descriptors(&self) -> RawFd {
         // SAFETY: as in `keeper`.
         unsafe {
-            let highest = self.descriptors.iter().fold(self.socket, |high, item| high.max(item.0).max(item.1));
+            let highest = self
+                .descriptors
+                .iter()
+                .fold(self.socket, |high, item| high.max(item.0).max(item.1));
             // Sources first go above every number that is wanted, so that no placement overwrites a source.
             let socket = libc::fcntl(self.socket, libc::F_DUPFD, highest + 1);
             self.check(9, socket as isize);
@@ -483,13 +537,26 @@ fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let on: libc::c_int = 1;
     // SAFETY: `pair` has room for two descriptors, which are ours afterwards; `on` is a live int.
     unsafe {
-        if libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()) < 0 {
+        if libc::socketpair(
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+            0,
+            pair.as_mut_ptr(),
+        ) < 0
+        {
             return Err(io::Error::last_os_error());
         }
         let (ours, theirs) = (OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1]));
         // With this the kernel tells us the sender's PID in our own namespace.
         let length = size_of::<libc::c_int>() as u32;
-        if libc::setsockopt(pair[0], libc::SOL_SOCKET, libc::SO_PASSCRED, (&raw const on).cast(), length) < 0 {
+        if libc::setsockopt(
+            pair[0],
+            libc::SOL_SOCKET,
+            libc::SO_PASSCRED,
+            (&raw const on).cast(),
+            length,
+        ) < 0
+        {
             return Err(io::Error::last_os_error());
         }
         Ok((ours, theirs))
@@ -509,7 +576,10 @@ fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(i32, usize)> {
     #[repr(align(8))]
     struct Control([u8; 64]);
     let mut control = Control([0; 64]);
-    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut vector = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     // SAFETY: all zeroes is a valid msghdr; it then points to live locals. The control buffer is aligned for cmsghdr,
     // and the kernel's lengths say what of it is filled.
     unsafe {

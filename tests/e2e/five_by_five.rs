@@ -105,6 +105,10 @@ fn check(world: &World, program: Program, line: &str, way: Way) -> Result<()> {
         a.put(&format!("{dir}/in.txt"), text(40))?;
     }
     let plain = start_plain(a, &command)?;
+    if matches!(program.middle, Middle::Ticks(_)) {
+        // The job is told from the plain run by its command line alone.
+        plain.wait()?;
+    }
     let job = start(a, &command)?;
     wait_middle(a, &command, &job, program.middle)?;
     let end = go(world, program, &command, way, job)?;
