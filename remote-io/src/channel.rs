@@ -80,6 +80,8 @@ pub const PORT: u16 = 12092;
 pub const HANDSHAKE_MAX: usize = 16 << 10;
 /// How long a peer can be out of reach before the channel is given up.
 pub const SILENCE: Duration = Duration::from_secs(30);
+/// How long a link may be broken under a job that is away.
+pub const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Plaintext encrypted at a time, in bytes: bounds the buffer and the time the lock `tls` is held, and lets a large
 /// bulk frame be encrypted while its front is already on the way.
@@ -797,6 +799,13 @@ impl Sender {
             let _ = rustix::net::send(&self.shared.socket, &records, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         }
         self.shared.abort();
+    }
+
+    /// From now on a connection that carries nothing is kept for [`PATIENCE`]: behind it a program waits, which would be
+    /// lost with it. TCP itself sends again what is missing when the link is back.
+    pub fn be_patient(&self) -> Result<(), ChannelError> {
+        sockopt::set_tcp_user_timeout(&self.shared.socket, PATIENCE.as_millis() as u32)
+            .map_err(|error| ChannelError::Setup(error.to_string()))
     }
 
     /// Who is at the other end.

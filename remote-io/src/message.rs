@@ -48,10 +48,11 @@
 //! - A message that does not belong to the phase is a protocol error: the receiver closes the connection. Messages that
 //!   cross on the wire are not: `Call`, `Cancel`, `GuestStopped`, `GuestContinued`, `GoHome` and `Exited` may still
 //!   arrive after `Recall` was sent, and `Signal`, `Kill`, `DeputyStopped` and `Reply` after `Exited` was sent.
-//! - If the connection breaks before `Commit` arrives, the host ends the guest it has built. Once the origin has sent
-//!   `Commit` it never lets its own copy run again by itself: only the host knows whether it has heard it.
-//! - After `Recall` the guest stays frozen until the host hears `Release` or `Resume`, even if the connection breaks:
-//!   only the origin knows whether the job runs there. It says `Release` before the first instruction at home.
+//! - If the connection breaks before `Commit` arrives, the host ends the guest it has built. If it breaks between `Commit`
+//!   and `Running`, the origin lets its own copy go on: everything that a guest does outside of its memory is a `Call` on
+//!   this connection, none has been made, and none can be any more. A host that loses the connection ends its guest.
+//! - After `Recall` the guest stays frozen until the host hears `Release` or `Resume`. The origin says `Release` before the
+//!   first instruction at home.
 //! - Who hears `Bye` answers it, and who has said and heard it closes the connection. Until then it reads on, because
 //!   closing with something unread resets the connection and may take with it what the other has not read yet.
 //! - Every `Call` is answered by exactly one `Reply`, even a cancelled one; a `Cancel` for a call that has been

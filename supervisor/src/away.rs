@@ -282,6 +282,7 @@ fn settle(
     let deputy = Deputy::settle(injection, arguments.clone(), Arc::clone(office.listener), courier)
         .map_err(|error| lost(&error))?;
     office.desk.seat(Some(Arc::clone(&deputy)));
+    sender.be_patient().map_err(|error| lost(&error))?;
     let (post, pieces) = mpsc::sync_channel(AHEAD);
     let (desk, ring, answers) = (Arc::clone(office.desk), Arc::clone(&office.ring), sender.clone());
     thread::Builder::new()

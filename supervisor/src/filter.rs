@@ -28,7 +28,9 @@
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use rustix::fs::MemfdFlags;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -210,7 +212,7 @@ pub fn confine_executor() -> Result<Vec<u8>, FilterError> {
     let forwarded = syscalls::rows()
         .filter(|row| matches!(row.away, Away::Forward(_) | Away::Both(_) | Away::Special(..)))
         .map(|row| i64::from(row.number));
-    let program = allow_only(own.into_iter().chain(forwarded), libc::EPERM)?;
+    let program = allow_only(own.into_iter().chain(forwarded), [], libc::EPERM)?;
     let program = program.iter().map(|one| libc::sock_filter {
         code: one.code,
         jt: one.jt,
@@ -237,7 +239,22 @@ pub fn to_bytes(program: &Program) -> Vec<u8> {
 /// its guest, and can neither execute nor fork nor reach out (no new socket, no connection). To be installed with
 /// [`seccompiler::apply_filter_all_threads`].
 pub fn confine_guest_supervisor() -> Result<BpfProgram, FilterError> {
-    allow_only(GUEST_SUPERVISOR.iter().copied(), libc::EPERM)
+    // A thread for a client, but no process. clone3 hides its flags from filters; refused with ENOSYS, the C library
+    // takes clone instead, so that is what everything else is refused with too.
+    let thread = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Qword,
+        SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64),
+        libc::CLONE_THREAD as u64,
+    );
+    let rule = thread
+        .and_then(|thread| SeccompRule::new(vec![thread]))
+        .map_err(confine_error)?;
+    allow_only(
+        GUEST_SUPERVISOR.iter().copied(),
+        [(libc::SYS_clone, vec![rule])],
+        libc::ENOSYS,
+    )
 }
 
 /// In groups: bytes, waiting, the guest, memory, threads, signals, time, files (for `/proc`).
@@ -252,6 +269,7 @@ const GUEST_SUPERVISOR: &[i64] = &[
     libc::SYS_recvmsg,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
+    libc::SYS_accept4,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
     libc::SYS_setsockopt,
@@ -281,6 +299,7 @@ const GUEST_SUPERVISOR: &[i64] = &[
     libc::SYS_madvise,
     libc::SYS_brk,
     libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
     libc::SYS_futex,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
@@ -288,6 +307,7 @@ const GUEST_SUPERVISOR: &[i64] = &[
     libc::SYS_rseq,
     libc::SYS_getpid,
     libc::SYS_gettid,
+    libc::SYS_prctl,
     libc::SYS_getuid,
     libc::SYS_geteuid,
     libc::SYS_sigaltstack,
@@ -319,9 +339,17 @@ const GUEST_SUPERVISOR: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-fn allow_only(calls: impl Iterator<Item = i64>, errno: i32) -> Result<BpfProgram, FilterError> {
-    let confine = |error: seccompiler::BackendError| FilterError::Confine(error.to_string());
-    let rules = calls.map(|number| (number, Vec::new())).collect();
+fn confine_error(error: seccompiler::BackendError) -> FilterError {
+    FilterError::Confine(error.to_string())
+}
+
+/// Allows these calls, and others under conditions.
+fn allow_only(
+    calls: impl Iterator<Item = i64>,
+    conditional: impl IntoIterator<Item = (i64, Vec<SeccompRule>)>,
+    errno: i32,
+) -> Result<BpfProgram, FilterError> {
+    let rules = calls.map(|number| (number, Vec::new())).chain(conditional).collect();
     SeccompFilter::new(
         rules,
         SeccompAction::Errno(errno as u32),
@@ -329,7 +357,7 @@ fn allow_only(calls: impl Iterator<Item = i64>, errno: i32) -> Result<BpfProgram
         TargetArch::x86_64,
     )
     .and_then(BpfProgram::try_from)
-    .map_err(confine)
+    .map_err(confine_error)
 }
 
 #[cfg(test)]

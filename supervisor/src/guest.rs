@@ -268,6 +268,12 @@ pub fn run(
         }),
         mailbox,
     );
+    sender
+        .be_patient()
+        .map_err(|error| GuestError::Io("set up the connection", io::Error::other(error)))?;
+    // Everything that this process will ever need is open now.
+    seccompiler::apply_filter_all_threads(&filter::confine_guest_supervisor()?)
+        .map_err(|error| GuestError::Io("confine the guest's supervisor", io::Error::other(error)))?;
     restored.run()?;
     let mut guest = Guest {
         vessel: vessel.launch(),

@@ -49,7 +49,7 @@ pub enum World {
 
 #[derive(Debug, thiserror::Error)]
 pub enum VesselError {
-    #[error("this host lets its users create no {0} (see `vctl doctor`): {1}")]
+    #[error("this host lets its users create no {0}: {1}; an administrator can allow them (user.max_user_namespaces)")]
     Namespace(&'static str, io::Error),
     #[error("cannot {0} for the new process: {1}")]
     Step(&'static str, io::Error),
