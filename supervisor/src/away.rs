@@ -21,18 +21,18 @@ use crate::deputy::{Correspondent, Deputy, Desk};
 use crate::guest::{GuestError, fill};
 use crate::notify::Listener;
 use crate::peers;
-use crate::restore::{Home, Restorer};
+use crate::restore::{Home, Restored, Restorer};
 use crate::transfer::{ImageSink, ImageStream, Piece};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use vrun_image::state::{Descriptors, Host, Job};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::call::Reply;
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
-use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Signal, clip};
+use vrun_remote_io::message::{Message, Offer, Purpose, Reason, SIGINFO, Signal, clip};
 
 /// Frames of an image that may wait for the main thread.
 const AHEAD: usize = 4;
@@ -115,6 +115,7 @@ pub struct Away {
     pub sender: Sender,
     /// As the user named it.
     pub host: String,
+    courier: Arc<Courier>,
     /// Where the command line and the environment are in the process.
     arguments: Range<u64>,
     pieces: mpsc::Receiver<Incoming>,
@@ -129,7 +130,7 @@ pub struct Office<'a> {
     pub identity: &'a Identity,
     pub listener: &'a Arc<Listener>,
     pub desk: &'a Arc<Desk>,
-    /// Tells the main thread that something waits in [`Away::next`].
+    /// Tells the main thread that something waits in [`Away::take`].
     pub ring: Arc<dyn Ring>,
 }
 
@@ -138,19 +139,62 @@ pub trait Ring: Send + Sync + std::fmt::Debug {
     fn ring(&self);
 }
 
-/// Carries what the deputy brings into the channel.
-struct Courier(Sender);
+/// Carries what the deputy brings into the channel. While the body is on its way home, signals wait here: where it was
+/// they would come too late.
+#[derive(Debug)]
+pub struct Courier {
+    sender: Sender,
+    held: Mutex<Option<Vec<[u8; SIGINFO]>>>,
+}
+
+impl Courier {
+    fn new(sender: &Sender) -> Arc<Self> {
+        Arc::new(Self {
+            sender: sender.clone(),
+            held: Mutex::new(None),
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Vec<[u8; SIGINFO]>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on signals are kept.
+    fn hold(&self) {
+        self.held().get_or_insert_default();
+    }
+
+    /// What was kept so far.
+    fn kept(&self) -> Vec<[u8; SIGINFO]> {
+        self.held().clone().unwrap_or_default()
+    }
+
+    /// From now on signals are sent, those that were kept first.
+    fn let_go(&self) {
+        let mut held = self.held();
+        held.take().into_iter().flatten().for_each(|info| self.send(info));
+    }
+
+    fn send(&self, info: [u8; SIGINFO]) {
+        if let Err(error) = self.sender.send(&Message::Signal(Signal::new(info))) {
+            tracing::warn!("cannot send a signal: {error}");
+        }
+    }
+}
 
 impl Correspondent for Courier {
     fn reply(&self, reply: Reply) {
-        if let Err(error) = self.0.send(&Message::Reply(reply)) {
+        if let Err(error) = self.sender.send(&Message::Reply(reply)) {
             tracing::warn!("cannot send a reply: {error}");
         }
     }
 
-    fn signal(&self, info: [u8; 128]) {
-        if let Err(error) = self.0.send(&Message::Signal(Signal::new(info))) {
-            tracing::warn!("cannot send a signal: {error}");
+    fn signal(&self, info: [u8; SIGINFO]) {
+        // The lock is held while sending, so that none overtakes another.
+        let mut held = self.held();
+        match &mut *held {
+            Some(kept) => kept.push(info),
+            None => self.send(info),
         }
     }
 }
@@ -277,10 +321,15 @@ fn settle(
         let _ = sender.send(&Message::Kill);
         ControlError::refused(format!("the job is lost: its deputy could not be made: {error}"))
     };
-    let courier = Box::new(Courier(sender.clone()));
+    let courier = Courier::new(&sender);
     let injection = frozen.into_injection();
-    let deputy = Deputy::settle(injection, arguments.clone(), Arc::clone(office.listener), courier)
-        .map_err(|error| lost(&error))?;
+    let deputy = Deputy::settle(
+        injection,
+        arguments.clone(),
+        Arc::clone(office.listener),
+        courier.clone(),
+    )
+    .map_err(|error| lost(&error))?;
     office.desk.seat(Some(Arc::clone(&deputy)));
     sender.be_patient().map_err(|error| lost(&error))?;
     let (post, pieces) = mpsc::sync_channel(AHEAD);
@@ -293,6 +342,7 @@ fn settle(
         deputy,
         sender,
         host,
+        courier,
         arguments,
         pieces,
         lost: None,
@@ -339,7 +389,7 @@ fn receive(mut receiver: Receiver, sender: &Sender, desk: &Desk, post: &mpsc::Sy
 
 impl Away {
     /// What has been said, if anything waits.
-    pub fn next(&mut self) -> Option<Incoming> {
+    pub fn take(&mut self) -> Option<Incoming> {
         self.pieces.try_recv().ok()
     }
 
@@ -352,6 +402,7 @@ impl Away {
             let message = format!("{} cannot be reached: {reason}", self.host);
             return Err(HomeError::StillAway(ControlError::new(ErrorCode::Unreachable, message)));
         }
+        self.courier.hold();
         self.sender
             .send(&Message::Recall)
             .map_err(|error| failed(error.to_string()))?;
@@ -359,12 +410,12 @@ impl Away {
         let pieces = &self.pieces;
         let mut ended = None;
         let mut gone = None;
+        let mut stop = None;
         let next = || loop {
             match pieces.recv() {
                 // These may cross with our Recall.
-                Ok(Incoming::Piece(Piece::Said(
-                    Message::GoHome(_) | Message::GuestStopped(_) | Message::GuestContinued,
-                ))) => {}
+                Ok(Incoming::Piece(Piece::Said(Message::GuestStopped(stopped)))) => stop = Some(stopped.signal),
+                Ok(Incoming::Piece(Piece::Said(Message::GoHome(_) | Message::GuestContinued))) => {}
                 Ok(Incoming::Piece(piece)) => {
                     if let Piece::Said(Message::Exited(exited)) = &piece {
                         ended = Some(*exited);
@@ -379,7 +430,7 @@ impl Away {
             }
         };
         let mut stream = ImageStream::new(next);
-        let result = rebuild(&mut stream, &self.deputy);
+        let result = rebuild(&mut stream, &self.deputy, &self.courier);
         let interruption = stream.interruption.take();
         drop(stream);
         self.lost = gone.or(self.lost.take());
@@ -393,6 +444,10 @@ impl Away {
                     tracing::warn!("cannot tell {} to end the guest: {error}", self.host);
                 }
                 office.desk.seat(None);
+                if stop.is_some() {
+                    // It was stopped when it was frozen, and stays so.
+                    let _ = crate::sys::kill(self.deputy.pid(), libc::SIGSTOP);
+                }
                 restored.release().map_err(|error| HomeError::Lost(error.to_string()))?;
                 let elapsed = started.elapsed().as_micros() as u64;
                 let bytes = self.sender.counters().received - before;
@@ -408,7 +463,7 @@ impl Away {
                     _ => error,
                 };
                 if let Some(injection) = rest {
-                    self.settle_again(injection, office)?;
+                    self.settle_again(*injection, office)?;
                 }
                 let told = self.sender.send(&Message::Resume(Reason {
                     reason: clip(reason.clone()),
@@ -416,6 +471,7 @@ impl Away {
                 if let Err(error) = told {
                     self.lost.get_or_insert(error.to_string());
                 }
+                self.courier.let_go();
                 Err(failed(format!(
                     "the job could not be brought home: {reason}; it goes on at {}",
                     self.host
@@ -426,10 +482,14 @@ impl Away {
 
     /// Makes a deputy again of a process that could not become the program again.
     fn settle_again(&mut self, injection: vrun_shim::Injection, office: &Office<'_>) -> Result<(), HomeError> {
-        let courier = Box::new(Courier(self.sender.clone()));
         office.desk.seat(None);
-        let deputy = Deputy::settle(injection, self.arguments.clone(), Arc::clone(office.listener), courier)
-            .map_err(|error| HomeError::Lost(error.to_string()))?;
+        let deputy = Deputy::settle(
+            injection,
+            self.arguments.clone(),
+            Arc::clone(office.listener),
+            self.courier.clone(),
+        )
+        .map_err(|error| HomeError::Lost(error.to_string()))?;
         office.desk.seat(Some(Arc::clone(&deputy)));
         self.deputy = deputy;
         Ok(())
@@ -447,29 +507,34 @@ pub enum HomeError {
     Lost(String),
 }
 
-type Rebuilt = Result<crate::restore::Restored, (String, Option<vrun_shim::Injection>)>;
+type Rebuilt = Result<Restored, (String, Option<Box<vrun_shim::Injection>>)>;
 
 /// From the image on its way to the rebuilt process, which is held before its first instruction. On failure the process
 /// is given back, if it was a deputy no more.
-fn rebuild(image: &mut impl io::Read, deputy: &Deputy) -> Rebuilt {
+fn rebuild(image: &mut impl io::Read, deputy: &Deputy, courier: &Courier) -> Rebuilt {
     let early = |error: &dyn std::fmt::Display| (error.to_string(), None);
     let mut reader = Reader::new(image).map_err(|error| early(&error))?;
-    let job = match reader.next() {
+    let mut job = match reader.next() {
         Ok(Record::Job(job)) => job,
         Ok(_) => return Err(early(&"the image begins with something else than a job")),
         Err(error) => return Err(early(&error)),
     };
-    let [process] = job.processes.as_slice() else {
+    let [process] = job.processes.as_mut_slice() else {
         return Err(early(&"the image is not of one process"));
     };
     // The guest is frozen now, so no call is outstanding.
     let injection = deputy.retire().map_err(|error| early(&error))?;
+    // Neither can a signal be fetched any more: these are all that the guest did not get.
+    process
+        .signals
+        .pending
+        .extend(courier.kept().iter().map(|info| info.to_vec()));
     let tracee = injection.keep();
     let fallback = |error: String| match vrun_shim::Injection::begin(tracee) {
-        Ok(injection) => (error, Some(injection)),
+        Ok(injection) => (error, Some(Box::new(injection))),
         Err(_) => (error, None),
     };
-    let mut build = || -> Result<crate::restore::Restored, GuestError> {
+    let mut build = || -> Result<Restored, GuestError> {
         let restorer = Restorer::begin(tracee, process, Home::Deputy)?;
         fill(&restorer, &mut reader)?;
         Ok(restorer.finish(process)?)

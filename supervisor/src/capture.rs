@@ -206,13 +206,13 @@ impl Frozen {
     pub fn adopt(tracee: Tracee, signals: &[[u8; SIGINFO]]) -> Result<Self> {
         let pid = tracee.tid();
         let directory = ProcDir::open(pid)?;
-        let mut maps = directory.smaps()?;
+        let maps = directory.smaps()?;
         check(&directory, &maps)?;
         let inner_pid = directory.status()?.namespace_pids.last().copied().unwrap_or(pid);
         leave_vdso(tracee, &maps)?;
+        undo_interruption(tracee, signals, directory.status()?.caught)?;
         let injection = Injection::begin(tracee)?;
         injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
-        maps = directory.smaps()?;
         let frozen = Self {
             injection,
             pid,
@@ -422,6 +422,57 @@ fn release(tracee: Tracee, signals: &[[u8; SIGINFO]]) {
     for info in signals.iter().skip(1) {
         let _ = sys::kill(tracee.tid(), i32::from(info[0]));
     }
+}
+
+/// Calls that end with `EINTR` when they are stopped and continued, even if no handler runs (signal(7), "Interruption of
+/// system calls and library functions by stop signals"), and those that do so with a timeout on their socket.
+const INTERRUPTIBLE: &[i64] = &[
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_msgrcv,
+    libc::SYS_msgsnd,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_io_getevents,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+];
+
+/// A program must not see that it was frozen: a call that ended with `EINTR` for that alone is about to be made again.
+fn undo_interruption(tracee: Tracee, held: &[[u8; SIGINFO]], caught: u64) -> std::result::Result<(), TraceError> {
+    const EINTR: i64 = -(libc::EINTR as i64);
+    let mut registers = tracee.registers()?;
+    if registers.rax as i64 != EINTR || !INTERRUPTIBLE.contains(&(registers.orig_rax as i64)) {
+        return Ok(());
+    }
+    // With a handler about to run, EINTR is what the program would have got.
+    let blocked = tracee.blocked()?;
+    let handled = |info: &[u8; SIGINFO]| {
+        let bit = 1_u64.checked_shl(u32::from(info[0]).wrapping_sub(1)).unwrap_or(0);
+        caught & !blocked & bit != 0
+    };
+    if held.iter().any(handled)
+        || tracee.pending(false)?.iter().any(handled)
+        || tracee.pending(true)?.iter().any(handled)
+    {
+        return Ok(());
+    }
+    registers.rip -= 2;
+    registers.rax = registers.orig_rax;
+    registers.orig_rax = u64::MAX;
+    tracee.set_registers(&registers)
 }
 
 /// What only the process itself can ask.

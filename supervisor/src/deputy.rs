@@ -37,6 +37,9 @@ const SCRATCH: u64 = (vrun_remote_io::call::MAX_BYTES as u64 + 128 * 1024).next_
 const SCRATCH_START: u64 = 0x1000_0000_0000;
 /// The kernel's code for "restart this call, whatever the signal's handler says of it" (`include/linux/errno.h`).
 const ERESTARTSYS: i64 = -512;
+/// The same, but `EINTR` if a handler runs.
+const ERESTARTNOHAND: i64 = -514;
+const EINTR: i64 = -(libc::EINTR as i64);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeputyError {
@@ -71,7 +74,7 @@ pub struct Deputy {
     code: DeputyCode,
     memory: TargetMemory,
     listener: Arc<Listener>,
-    correspondent: Box<dyn Correspondent>,
+    correspondent: Arc<dyn Correspondent>,
     /// The executor's filter, as the kernel reads it.
     confinement: Vec<u8>,
     usher: mpsc::Sender<Errand>,
@@ -164,7 +167,7 @@ impl Deputy {
         injection: Injection,
         arguments: Range<u64>,
         listener: Arc<Listener>,
-        correspondent: Box<dyn Correspondent>,
+        correspondent: Arc<dyn Correspondent>,
     ) -> Result<Arc<Self>> {
         let tracee = injection.tracee();
         let pid = tracee.tid();
@@ -380,8 +383,13 @@ impl Deputy {
             let in_call = registers.rip == area::GATE + 2 && registers.orig_rax as i64 >= 0;
             let at_gate = registers.rip == area::GATE;
             let before = (self.code.accepted..self.code.returned).contains(&registers.rip);
-            if in_call && matches!(registers.rax as i64, -516..=-512) {
-                // Not a call any more: the kernel must hand the code to us instead of restarting.
+            if in_call && matches!(registers.rax as i64, -516..=-512 | EINTR) {
+                // Not a call any more: the kernel must hand the code to us instead of restarting. Some calls know only
+                // EINTR (epoll_wait, what has a timeout on its socket: signal(7)). No signal reaches the executor, so
+                // it was our interrupt; to the program it means EINTR if a handler runs, and nothing otherwise.
+                if registers.rax as i64 == EINTR {
+                    registers.rax = ERESTARTNOHAND as u64;
+                }
                 registers.orig_rax = u64::MAX;
                 tracee.set_registers(&registers)?;
             } else if at_gate || before {

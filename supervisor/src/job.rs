@@ -72,7 +72,7 @@ pub enum Event {
     Depart(Box<Departure>, mpsc::Sender<Reply>),
     /// The same for storing.
     Deliver(Box<Delivery>, mpsc::Sender<Reply>),
-    /// Something waits in [`Away::next`].
+    /// Something waits in [`Away::take`].
     Incoming,
 }
 
@@ -433,8 +433,12 @@ impl Job {
         if !self.alive {
             return Err("its first process has ended".to_owned());
         }
-        if self.away.is_some() {
-            return Ok(()); // it was found to be movable, and away it can do nothing that changes that
+        if let Some(away) = &self.away {
+            // It was found to be movable, and away it can do nothing that changes that.
+            return match &away.lost {
+                Some(reason) => Err(format!("{} is lost: {reason}; end the job with vctl kill", away.host)),
+                None => Ok(()),
+            };
         }
         let processes = self.processes().len();
         if processes > 1 {
@@ -491,6 +495,10 @@ impl Job {
     }
 
     fn come_home(&mut self) -> Result<Moved, ControlError> {
+        if self.stopped && self.away.is_some() {
+            let advice = "the job is stopped; continue it first (fg, or kill -CONT)";
+            return Err(ControlError::refused(advice));
+        }
         let Some(mut away) = self.away.take() else {
             return Err(ControlError::refused("the job is at home"));
         };
@@ -517,7 +525,7 @@ impl Job {
 
     /// What the guest's host has said.
     fn hear(&mut self) {
-        while let Some(incoming) = self.away.as_mut().and_then(Away::next) {
+        while let Some(incoming) = self.away.as_mut().and_then(Away::take) {
             match incoming {
                 Incoming::Piece(Piece::Said(Message::Exited(exited))) => self.guest_ended(exited),
                 Incoming::Piece(Piece::Said(Message::GuestStopped(stopped))) => {

@@ -373,13 +373,14 @@ pub(crate) fn forget_pointers(script: &mut Script, rseq: Option<RseqConfiguratio
 pub(crate) fn clear(script: &mut Script, mut keep: Vec<Range<u64>>) {
     keep.retain(|range| !range.is_empty());
     keep.sort_by_key(|range| range.start);
-    let mut from = 0;
-    for range in keep.iter().cloned().chain([area::USER_END..area::USER_END]) {
-        if from < range.start {
-            let what = format!("unmap {from:#x}-{:#x}", range.start);
-            script.call(what, libc::SYS_munmap, &[from, range.start - from]);
-        }
-        from = range.end;
+    let starts = keep.iter().map(|range| range.start).chain([area::USER_END]);
+    let ends = [0].into_iter().chain(keep.iter().map(|range| range.end));
+    for (from, to) in ends.zip(starts).filter(|(from, to)| from < to) {
+        script.call(
+            format_args!("unmap {from:#x}-{to:#x}"),
+            libc::SYS_munmap,
+            &[from, to - from],
+        );
     }
 }
 
