@@ -16,7 +16,6 @@
 use crate::capture::{self, CaptureError, Frozen};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
-use crate::deliver::refused;
 use crate::deputy::{Correspondent, Deputy, Desk};
 use crate::guest::{GuestError, fill};
 use crate::notify::Listener;
@@ -79,13 +78,7 @@ pub struct Departure {
 /// Asks `host` whether it takes the job. With `check`, that is all: the answer is given to the user.
 pub fn offer(config: &Config, host: &str, offer: Offer) -> Result<Departure, ControlError> {
     let asked = Instant::now();
-    let (sender, mut receiver, _) = peers::connect(config, host, Purpose::Move)?;
-    sender.send(&Message::Offer(offer))?;
-    match receiver.recv_deadline(Instant::now() + config.timeouts.answer)? {
-        Frame::Message(Message::Accept) => {}
-        Frame::Message(Message::Refuse(refusal)) => return Err(refused(host, &refusal)),
-        other => return Err(peers::out_of_place(host, &other)),
-    }
+    let (sender, receiver) = peers::offer(config, host, Purpose::Move, offer)?;
     Ok(Departure {
         sender,
         receiver,

@@ -12,6 +12,7 @@
 
 use crate::memory::{self, MemoryError, TargetMemory};
 use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, VmFlag};
+use crate::registers;
 use crate::sys;
 use std::io;
 use std::ops::Range;
@@ -374,7 +375,7 @@ impl Frozen {
     /// the `syscall` instruction in the same way.
     fn reissue(&self, saved: libc::user_regs_struct, rseq: Option<u64>) -> Result<Registers> {
         const ERESTART_RESTARTBLOCK: i64 = -516;
-        let mut registers = image_registers(&saved);
+        let mut registers = registers::to_image(&saved);
         let code = saved.rax as i64;
         if saved.orig_rax as i64 >= 0 && matches!(code, -514..=-512 | ERESTART_RESTARTBLOCK) {
             registers.rip -= 2;
@@ -611,36 +612,4 @@ fn robust_list(pid: i32) -> RobustList {
     sys::robust_list(pid)
         .map(|(head, length)| RobustList { head, length })
         .unwrap_or_default()
-}
-
-fn image_registers(registers: &libc::user_regs_struct) -> Registers {
-    Registers {
-        r15: registers.r15,
-        r14: registers.r14,
-        r13: registers.r13,
-        r12: registers.r12,
-        rbp: registers.rbp,
-        rbx: registers.rbx,
-        r11: registers.r11,
-        r10: registers.r10,
-        r9: registers.r9,
-        r8: registers.r8,
-        rax: registers.rax,
-        rcx: registers.rcx,
-        rdx: registers.rdx,
-        rsi: registers.rsi,
-        rdi: registers.rdi,
-        orig_rax: registers.orig_rax,
-        rip: registers.rip,
-        cs: registers.cs,
-        eflags: registers.eflags,
-        rsp: registers.rsp,
-        ss: registers.ss,
-        fs_base: registers.fs_base,
-        gs_base: registers.gs_base,
-        ds: registers.ds,
-        es: registers.es,
-        fs: registers.fs,
-        gs: registers.gs,
-    }
 }

@@ -37,13 +37,7 @@ pub fn send_image(
     let offer = offer_of(&file).map_err(bad)?;
     check(&mut file).map_err(bad)?;
     file.rewind().map_err(unreadable)?;
-    let (sender, mut receiver, _) = peers::connect(config, host, Purpose::Store)?;
-    sender.send(&Message::Offer(offer))?;
-    match receiver.recv_deadline(Instant::now() + config.timeouts.answer)? {
-        Frame::Message(Message::Accept) => {}
-        Frame::Message(Message::Refuse(refusal)) => return Err(refused(host, &refusal)),
-        other => return Err(peers::out_of_place(host, &other)),
-    }
+    let (sender, mut receiver) = peers::offer(config, host, Purpose::Store, offer)?;
     let mut buffer = vec![0; BULK_MAX.min(1 << 20)];
     let mut bytes = 0;
     loop {
@@ -69,15 +63,6 @@ pub fn send_image(
     };
     say_bye(config, &sender, &mut receiver);
     result
-}
-
-/// A refusal, with the exit status that belongs to its code.
-pub fn refused(host: &str, refusal: &Refuse) -> ControlError {
-    let code = match refusal.code {
-        RefuseCode::Incompatible => ErrorCode::Incompatible,
-        RefuseCode::Busy | RefuseCode::Unsupported | RefuseCode::Full | RefuseCode::Denied => ErrorCode::Refused,
-    };
-    ControlError::new(code, format!("{host} refuses: {}", refusal.reason))
 }
 
 /// The orderly end of a connection: both say `Bye`, and what the other still had to say is read first.

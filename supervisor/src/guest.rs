@@ -19,7 +19,7 @@ use crate::notify::Listener;
 use crate::restore::{Home, RestoreError, Restored, Restorer};
 use crate::sys;
 use crate::transfer::{ImageSink, ImageStream, Piece};
-use crate::vessel::{self, Vessel, VesselError, World};
+use crate::vessel::{Specification, Vessel, VesselError, World};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::io::{self, Read};
 use std::ops::Range;
@@ -33,6 +33,9 @@ use vrun_remote_io::channel::{Receiver, Sender};
 use vrun_remote_io::message::{ExitStatus, Exited, Message, Reason, Stopped, clip};
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Expect, Injection, Script, Status, TraceError, Tracee, area};
+
+/// What the main thread listens to: its guest, and whoever wants this process to end, which sends the guest home.
+const SIGNALS: [i32; 4] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
 /// How long a dead guest's CPU times are waited for.
 const REPORT: Duration = Duration::from_secs(2);
@@ -79,16 +82,10 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
         return Err(GuestError::Processes(job.processes.len()));
     };
     let filter = filter::guest()?;
-    let vessel = Vessel::create(&vessel::Specification {
-        pid: process.pid,
-        uid: process.credentials.uid[1],
-        gid: process.credentials.gid[1],
-        monotonic_offset: i128::from(job.clocks.monotonic) - i128::from(sys::clock(libc::CLOCK_MONOTONIC)),
-        boottime_offset: i128::from(job.clocks.boottime) - i128::from(sys::clock(libc::CLOCK_BOOTTIME)),
-        world: World::Nothing {
-            host_name: job.host.nodename.clone(),
-        },
-    })?;
+    let world = World::Nothing {
+        host_name: job.host.nodename.clone(),
+    };
+    let vessel = Vessel::create(&Specification::of(&job, process, world))?;
     let tracee = Tracee::seize(vessel.pid, libc::PTRACE_O_EXITKILL)?;
     tracee.interrupt()?;
     tracee.wait_interrupted()?;
@@ -227,7 +224,7 @@ pub fn run(
     ready: impl FnOnce(Arc<Facts>, Mailbox),
 ) -> Result<(), GuestError> {
     let io = |what| move |error: io::Error| GuestError::Io(what, error);
-    let signals = sys::child_signals().map_err(io("watch for child processes"))?;
+    let signals = sys::watch_signals(&SIGNALS).map_err(io("watch for signals"))?;
     let wake =
         Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?);
     let (events, inbox) = mpsc::channel();
@@ -293,8 +290,13 @@ pub fn run(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(GuestError::Io("wait", error.into())),
         }
-        if !fds[0].revents().is_empty() {
-            sys::drain(signals.as_fd());
+        let arrived = if fds[0].revents().is_empty() {
+            Vec::new()
+        } else {
+            sys::take_signals(signals.as_fd())
+        };
+        if arrived.iter().any(|signal| *signal != libc::SIGCHLD) {
+            guest.event(Event::NeedsHome("its host is shutting down".to_owned()))?;
         }
         if !fds[1].revents().is_empty() {
             sys::drain(wake.as_fd());

@@ -22,6 +22,7 @@ pub mod memory;
 pub mod notify;
 pub mod peers;
 pub mod proc;
+pub mod registers;
 pub mod restore;
 pub mod revive;
 pub mod save;

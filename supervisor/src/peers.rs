@@ -5,7 +5,7 @@ use crate::control::{ControlError, ErrorCode};
 use std::time::Instant;
 use vrun_remote_io::channel::{self, ChannelError, Frame, Receiver, Sender};
 use vrun_remote_io::keys::{Identity, Peer, TrustStore};
-use vrun_remote_io::message::{Hello, Message, PROTOCOL, Purpose};
+use vrun_remote_io::message::{Hello, Message, Offer, PROTOCOL, Purpose, Refuse, RefuseCode};
 
 impl From<ChannelError> for ControlError {
     fn from(error: ChannelError) -> ControlError {
@@ -50,6 +50,27 @@ pub fn connect(config: &Config, host: &str, purpose: Purpose) -> Result<(Sender,
         )),
         other => Err(out_of_place(host, &other)),
     }
+}
+
+/// Offers a job to `host` and waits until it is accepted.
+pub fn offer(config: &Config, host: &str, purpose: Purpose, offer: Offer) -> Result<(Sender, Receiver), ControlError> {
+    let (sender, mut receiver, _) = connect(config, host, purpose)?;
+    sender.send(&Message::Offer(offer))?;
+    match receiver.recv_deadline(Instant::now() + config.timeouts.answer)? {
+        Frame::Message(Message::Accept) => {}
+        Frame::Message(Message::Refuse(refusal)) => return Err(refused(host, &refusal)),
+        other => return Err(out_of_place(host, &other)),
+    }
+    Ok((sender, receiver))
+}
+
+/// A refusal, with the exit status that belongs to its code.
+fn refused(host: &str, refusal: &Refuse) -> ControlError {
+    let code = match refusal.code {
+        RefuseCode::Incompatible => ErrorCode::Incompatible,
+        RefuseCode::Busy | RefuseCode::Unsupported | RefuseCode::Full | RefuseCode::Denied => ErrorCode::Refused,
+    };
+    ControlError::new(code, format!("{host} refuses: {}", refusal.reason))
 }
 
 /// The peer said something that does not belong there.

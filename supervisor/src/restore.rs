@@ -14,8 +14,9 @@
 //! once: contents are written through `/proc/PID/mem`, which may write to private memory whatever its protection.
 
 use crate::proc::{self, ProcDir};
+use crate::registers;
 use std::ops::Range;
-use vrun_image::state::{Area, AreaKind, Layout, Process, Registers, Thread, Vdso};
+use vrun_image::state::{Area, AreaKind, Layout, Process, Thread, Vdso};
 use vrun_shim::tracee::RseqConfiguration;
 use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area, sigframe, vdso};
 
@@ -196,7 +197,7 @@ impl Restorer {
             flags: thread.alternate_stack.flags,
             size: thread.alternate_stack.size,
         };
-        let registers = user_registers(&thread.registers);
+        let registers = registers::to_user(&thread.registers);
         let frame = sigframe::build(area::FRAME.start, &registers, &thread.xstate, thread.blocked, stack)?;
         self.injection.write(area::FRAME.start, &frame.bytes)?;
 
@@ -644,39 +645,6 @@ fn thread_pointers(script: &mut Script, thread: &Thread) {
             u64::from(rseq.signature),
         ];
         script.call("register rseq", libc::SYS_rseq, &arguments);
-    }
-}
-
-/// The image's registers as ptrace and the signal frame have them.
-fn user_registers(registers: &Registers) -> libc::user_regs_struct {
-    libc::user_regs_struct {
-        r15: registers.r15,
-        r14: registers.r14,
-        r13: registers.r13,
-        r12: registers.r12,
-        rbp: registers.rbp,
-        rbx: registers.rbx,
-        r11: registers.r11,
-        r10: registers.r10,
-        r9: registers.r9,
-        r8: registers.r8,
-        rax: registers.rax,
-        rcx: registers.rcx,
-        rdx: registers.rdx,
-        rsi: registers.rsi,
-        rdi: registers.rdi,
-        orig_rax: registers.orig_rax,
-        rip: registers.rip,
-        cs: registers.cs,
-        eflags: registers.eflags,
-        rsp: registers.rsp,
-        ss: registers.ss,
-        fs_base: registers.fs_base,
-        gs_base: registers.gs_base,
-        ds: registers.ds,
-        es: registers.es,
-        fs: registers.fs,
-        gs: registers.gs,
     }
 }
 

@@ -16,8 +16,7 @@ use crate::guest::{GuestError, fill, install_filter};
 use crate::job::ImageSource;
 use crate::notify::Listener;
 use crate::restore::{Home, Restored, Restorer};
-use crate::sys;
-use crate::vessel::{self, Vessel, World};
+use crate::vessel::{Specification, Vessel, World};
 use rustix::fs::{FileType, fstat};
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -148,19 +147,12 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
     if let Some(file) = &executable {
         descriptors.push((file.as_raw_fd(), number, true));
     }
-    let vessel = Vessel::create(&vessel::Specification {
-        pid: process.pid,
-        uid: process.credentials.uid[1],
-        gid: process.credentials.gid[1],
-        monotonic_offset: i128::from(job.clocks.monotonic) - i128::from(sys::clock(libc::CLOCK_MONOTONIC)),
-        boottime_offset: i128::from(job.clocks.boottime) - i128::from(sys::clock(libc::CLOCK_BOOTTIME)),
-        world: World::Host {
-            descriptors,
-            working_directory: opened.working_directory.clone(),
-            umask: process.umask,
-        },
-    })
-    .map_err(GuestError::from)?;
+    let world = World::Host {
+        descriptors,
+        working_directory: opened.working_directory.clone(),
+        umask: process.umask,
+    };
+    let vessel = Vessel::create(&Specification::of(&job, process, world)).map_err(GuestError::from)?;
 
     let home = Home::Here {
         executable: executable.map(|_| number),

@@ -11,7 +11,7 @@ use crate::away::Office;
 use crate::capture::{self, CaptureError, Frozen};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode};
-use crate::deliver::{refused, say_bye};
+use crate::deliver::say_bye;
 use crate::files;
 use crate::guest::GuestError;
 use crate::peers;
@@ -128,13 +128,7 @@ pub struct Delivery {
 
 /// Asks `host` whether it stores the job.
 pub fn offer(config: &Config, host: &str, offer: Offer) -> Result<Delivery, ControlError> {
-    let (sender, mut receiver, _) = peers::connect(config, host, Purpose::Store)?;
-    sender.send(&Message::Offer(offer))?;
-    match receiver.recv_deadline(Instant::now() + config.timeouts.answer)? {
-        Frame::Message(Message::Accept) => {}
-        Frame::Message(Message::Refuse(refusal)) => return Err(refused(host, &refusal)),
-        other => return Err(peers::out_of_place(host, &other)),
-    }
+    let (sender, receiver) = peers::offer(config, host, Purpose::Store, offer)?;
     Ok(Delivery {
         sender,
         receiver,

@@ -53,13 +53,16 @@ pub fn clock(clock: libc::clockid_t) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// A descriptor that is readable when a child or tracee has something to report. SIGCHLD must be blocked in every thread.
-pub fn child_signals() -> io::Result<OwnedFd> {
+/// A descriptor that is readable when one of these signals waits. They are blocked in this thread, and in those that it
+/// starts.
+pub fn watch_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     // SAFETY: `mask` is initialised by sigemptyset; the result is a new descriptor that is ours.
     unsafe {
         let mut mask: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut mask);
-        libc::sigaddset(&raw mut mask, libc::SIGCHLD);
+        for signal in signals {
+            libc::sigaddset(&raw mut mask, *signal);
+        }
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const mask, std::ptr::null_mut());
         match libc::signalfd(-1, &raw const mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
             -1 => Err(io::Error::last_os_error()),
@@ -68,7 +71,15 @@ pub fn child_signals() -> io::Result<OwnedFd> {
     }
 }
 
-/// Takes what makes a signalfd or an eventfd readable. To be called when poll said that it is.
+/// The signals that wait at such a descriptor (`signalfd(2)`: 128 bytes each, the number first).
+pub fn take_signals(fd: std::os::fd::BorrowedFd<'_>) -> Vec<i32> {
+    let mut buffer = [0_u8; 4096];
+    let length = rustix::io::read(fd, &mut buffer).unwrap_or(0);
+    let number = |entry: &[u8]| entry.first_chunk().map_or(0, |bytes| i32::from_le_bytes(*bytes));
+    buffer[..length].chunks_exact(128).map(number).collect()
+}
+
+/// Takes what makes an eventfd readable. To be called when poll said that it is.
 pub fn drain(fd: std::os::fd::BorrowedFd<'_>) {
     let mut buffer = [0_u8; 4096];
     let _ = rustix::io::read(fd, &mut buffer);

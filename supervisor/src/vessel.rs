@@ -15,10 +15,12 @@
 //! was prepared before).
 #![allow(unsafe_code)]
 
+use crate::sys;
 use rustix::process::getuid;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use vrun_image::state::{Job, Process};
 
 /// How the fresh process is to be.
 #[derive(Clone, Debug)]
@@ -31,6 +33,21 @@ pub struct Specification {
     pub monotonic_offset: i128,
     pub boottime_offset: i128,
     pub world: World,
+}
+
+impl Specification {
+    /// A vessel for a job's process, whose clocks go on from where they were.
+    pub fn of(job: &Job, process: &Process, world: World) -> Self {
+        let ahead = |saved: u64, clock| i128::from(saved) - i128::from(sys::clock(clock));
+        Self {
+            pid: process.pid,
+            uid: process.credentials.uid[1],
+            gid: process.credentials.gid[1],
+            monotonic_offset: ahead(job.clocks.monotonic, libc::CLOCK_MONOTONIC),
+            boottime_offset: ahead(job.clocks.boottime, libc::CLOCK_BOOTTIME),
+            world,
+        }
+    }
 }
 
 /// What the process can reach.
@@ -180,7 +197,7 @@ impl Drop for Vessel {
         if self.armed {
             // The keeper is our child and not reaped, so the PID is its own. The end of PID 1 ends every process of its
             // namespace, and is complete only when they are reaped: one that we trace, by us.
-            let _ = crate::sys::kill(self.keeper, libc::SIGKILL);
+            let _ = sys::kill(self.keeper, libc::SIGKILL);
             if self.pid > 0 {
                 let _ = vrun_shim::tracee::wait(self.pid, 0);
             }
