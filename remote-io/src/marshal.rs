@@ -17,6 +17,7 @@ mod transfer;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::call::{Argument, Call, Keep, Pointer, Reply, Segment};
 use crate::syscalls::{self, Arg, Away, Decision, Size, Special};
@@ -200,6 +201,10 @@ fn try_begin(pid: i32, number: u32, args: [u64; 6], memory: &dyn Memory) -> Resu
     match special {
         Some(Special::Open) => {
             if let Some(path) = pending.path().and_then(|path| own_proc(pid, path)) {
+                if path == "task" {
+                    // The deputy has a thread more.
+                    return Ok(Step::Home("it lists its own threads".into()));
+                }
                 return Ok(Step::OwnProc {
                     path,
                     flags: pending.open_flags(),
@@ -505,6 +510,57 @@ impl Pending {
     /// is for the caller to heed and not part of the call.
     pub fn temporary_mask(&self) -> Option<u64> {
         self.temporary_mask
+    }
+
+    /// The timeout of a call which the kernel leaves as it is, so that it begins anew when the call is made again.
+    pub fn fixed_timeout(&self) -> Option<Duration> {
+        match (i64::from(self.call.number), self.call.arguments) {
+            (libc::SYS_poll, [_, _, Argument::Value(ms), ..])
+            | (libc::SYS_epoll_wait | libc::SYS_epoll_pwait, [_, _, _, Argument::Value(ms), ..]) => {
+                u64::try_from(ms as i32).ok().map(Duration::from_millis)
+            }
+            (libc::SYS_epoll_pwait2, _) => self.input(3).and_then(|time| {
+                let nanoseconds = u32::try_from(u64_at(time, 8)).ok()?;
+                Some(Duration::new(u64_at(time, 0), nanoseconds)).filter(|_| nanoseconds < 1_000_000_000)
+            }),
+            _ => None,
+        }
+    }
+
+    /// Gives a call that waits for descriptors another timeout.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        // In whole milliseconds, and never too early.
+        let ms = Argument::Value(timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as u64);
+        let (position, fraction, keep) = match i64::from(self.call.number) {
+            libc::SYS_poll => return self.call.arguments[2] = ms,
+            libc::SYS_epoll_wait | libc::SYS_epoll_pwait => return self.call.arguments[3] = ms,
+            libc::SYS_ppoll => (2, timeout.subsec_nanos(), true),
+            libc::SYS_pselect6 => (4, timeout.subsec_nanos(), true),
+            libc::SYS_select => (4, timeout.subsec_micros(), true),
+            libc::SYS_epoll_pwait2 => (3, timeout.subsec_nanos(), false),
+            _ => return,
+        };
+        let time = [timeout.as_secs().to_le_bytes(), u64::from(fraction).to_le_bytes()].concat();
+        match self.call.arguments[position] {
+            Argument::Segment(index) => match &mut self.call.segments[usize::from(index)] {
+                Segment::In(bytes) | Segment::InOut { bytes, .. } => *bytes = time,
+                Segment::Out { .. } => {}
+            },
+            // It had none, and has nowhere to be told what is left.
+            Argument::Value(0) => {
+                let segment = match keep {
+                    true => Segment::InOut {
+                        bytes: time,
+                        keep: Keep::All,
+                    },
+                    false => Segment::In(time),
+                };
+                self.call.arguments[position] = Argument::Segment(self.call.segments.len() as u16);
+                self.call.segments.push(segment);
+                self.places.push(Place::Nowhere);
+            }
+            _ => {}
+        }
     }
 
     /// Writes what the reply brings into the guest. A reply to another call is answered `EIO`.

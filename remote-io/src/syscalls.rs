@@ -356,7 +356,8 @@ static TABLE: &[Row] = &[
     r(122, "setfsuid",               Track, Home(CREDENTIALS), CREDENTIALS),
     r(123, "setfsgid",               Track, Home(CREDENTIALS), CREDENTIALS),
     r(124, "getsid",                 Free,  Forward(&[V]), TREE),
-    r(125, "capget",                 Free,  Local, SELF),
+    // The data of the oldest version is shorter; what the kernel does not write stays as it was.
+    r(125, "capget",                 Free,  Forward(&[InOut(Is(8)), InOut(Is(24))]), SELF),
     r(126, "capset",                 Track, Home(CREDENTIALS), CREDENTIALS),
     r(127, "rt_sigpending",          Free,  Local, SIGNALS),
     r(128, "rt_sigtimedwait",        Free,  Local, SIGNALS),

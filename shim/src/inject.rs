@@ -174,9 +174,8 @@ impl Injection {
     fn go(&self) -> Result<i32> {
         self.tracee.resume(0)?;
         loop {
-            match self.tracee.wait()? {
+            match self.tracee.wait_stop()? {
                 Status::Stopped(signal) => return Ok(signal),
-                status if status.is_end() => return Err(TraceError::Gone(self.tracee.tid())),
                 // An interrupt that was sent before the thread stopped for something else: it is stopped already.
                 Status::Event {
                     event: libc::PTRACE_EVENT_STOP,

@@ -174,12 +174,40 @@ impl Tracee {
         }
     }
 
+    /// Waits for its next stop. Its end is [`TraceError::Gone`], and is left to be waited for by whoever looks after it:
+    /// how it ended is theirs to know.
+    pub fn wait_stop(self) -> Result<Status> {
+        loop {
+            // SAFETY: all zeroes is a siginfo_t.
+            let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+            let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
+            // SAFETY: `info` is a live local of the type that waitid writes.
+            if unsafe { libc::waitid(libc::P_PID, self.tid as libc::id_t, &raw mut info, flags) } == 0 {
+                return match info.si_code {
+                    libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED => Err(TraceError::Gone(self.tid)),
+                    _ => self.wait(),
+                };
+            }
+            match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EINTR) => {}
+                error if error.raw_os_error() == Some(libc::ECHILD) => return Err(TraceError::Gone(self.tid)),
+                source => {
+                    return Err(TraceError::Os {
+                        what: "wait for",
+                        tid: self.tid,
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
     /// Waits until it stops for our interrupt, keeping what else happens: signals that would have been delivered meanwhile
     /// are given back for the caller to deliver later, in order, with their `siginfo_t`.
     pub fn wait_interrupted(self) -> Result<Vec<[u8; SIGINFO]>> {
         let mut signals = Vec::new();
         loop {
-            match self.wait()? {
+            match self.wait_stop()? {
                 // A group stop is reported as an event too, with the stopping signal instead of SIGTRAP.
                 Status::Event {
                     event: libc::PTRACE_EVENT_STOP,
@@ -190,7 +218,6 @@ impl Tracee {
                     signals.push(self.signal_info()?);
                     self.resume(0)?;
                 }
-                status if status.is_end() => return Err(TraceError::Gone(self.tid)),
                 _ => {}
             }
         }
@@ -354,9 +381,8 @@ impl Tracee {
     /// Executes one instruction and waits for the trap after it.
     pub fn single_step(self) -> Result<()> {
         self.request("step", libc::PTRACE_SINGLESTEP, 0, 0)?;
-        match self.wait()? {
+        match self.wait_stop()? {
             Status::Stopped(libc::SIGTRAP) => Ok(()),
-            status if status.is_end() => Err(TraceError::Gone(self.tid)),
             status => Err(TraceError::Unexpected { tid: self.tid, status }),
         }
     }

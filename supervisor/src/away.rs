@@ -45,8 +45,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The structured part of an image of this job, frozen now.
-    pub fn image(&self, config: &Config, processes: Vec<vrun_image::state::Process>) -> io::Result<Job> {
+    /// The structured part of an image of this job, whose process `pid` is frozen now.
+    pub fn image(&self, config: &Config, pid: i32, processes: Vec<vrun_image::state::Process>) -> io::Result<Job> {
         let system = rustix::system::uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
         Ok(Job {
@@ -58,7 +58,7 @@ impl Identity {
                 kernel: format!("{} {}", text(system.release()), text(system.version())),
                 machine: text(system.machine()),
             },
-            clocks: capture::clocks(),
+            clocks: capture::clocks(pid),
             cpu: crate::cpu::features(&config.hidden_cpu_features())?,
             processes,
         })
@@ -267,7 +267,7 @@ fn send(
     let arguments = process.memory.layout.arg_start..process.memory.layout.env_end;
     let job = office
         .identity
-        .image(office.config, vec![process.clone()])
+        .image(office.config, frozen.pid(), vec![process.clone()])
         .map_err(rolled_back)?;
     let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
     let write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {

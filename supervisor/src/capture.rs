@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A thread that was stopped inside a system call shows the kernel's restart code in `rax`. In the image the call is
-//! simply about to be made again; what that needs is in [`reissue`].
+//! simply about to be made again, with what is left of its timeout; what that needs is in `Frozen::reissue`.
 
 use crate::memory::{self, MemoryError, TargetMemory};
 use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, VmFlag};
@@ -16,6 +16,7 @@ use crate::registers;
 use crate::sys;
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 use vrun_image::state::{
     AlternateStack, Area, Clocks, Descriptors, IntervalTimer, Memory, Process, Registers, RobustList, Rseq,
     SignalAction, Signals, Thread, Vdso,
@@ -46,6 +47,8 @@ pub struct Frozen {
     maps: Vec<MapsEntry>,
     /// PIDs in the process's own namespace.
     inner_pid: i32,
+    /// How long the call that it was stopped in had been asleep.
+    slept: Duration,
 }
 
 /// What a frozen process is, and where its contents are.
@@ -103,6 +106,19 @@ fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
         if let Some(reason) = entry_reason(entry) {
             return unsupported(reason);
         }
+    }
+    // Dynamic CPU clocks are negative (clock_getcpuclockid(3)).
+    let timers = String::from_utf8_lossy(&directory.read("timers")?).into_owned();
+    let clocks = timers
+        .lines()
+        .filter_map(|line| line.strip_prefix("ClockID: ")?.trim().parse::<i32>().ok());
+    if clocks.into_iter().any(|clock| {
+        matches!(
+            clock,
+            ..0 | libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID
+        )
+    }) {
+        return unsupported("it has a timer on a CPU clock, which cannot tick at two hosts");
     }
     for descriptor in directory.descriptors()? {
         let target = descriptor.target.as_slice();
@@ -176,12 +192,63 @@ pub fn syscall_instruction(injection: &Injection, maps: &[MapsEntry]) -> std::re
 /// Stops a process that runs on its own.
 pub fn freeze(pid: i32) -> Result<Frozen> {
     let tracee = Tracee::seize(pid, 0)?;
+    let since = LastRan::of(pid);
     let stop = || -> std::result::Result<_, TraceError> {
         tracee.interrupt()?;
         tracee.wait_interrupted()
     };
     let signals = stop()?;
-    Frozen::adopt(tracee, &signals).inspect_err(|_| release(tracee, &signals))
+    Frozen::adopt(tracee, &signals, since).inspect_err(|_| release(tracee, &signals))
+}
+
+/// When a thread last began to run or to sleep, on the scheduler's clock of its CPU.
+///
+/// Asked before and after a sleeping thread is stopped, it tells how long the sleep has lasted, which the kernel keeps to
+/// itself. The clocks of two CPUs are not comparable, and each leaves out the time that the CPU was taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRan {
+    time: Duration,
+    cpu: i64,
+}
+
+impl LastRan {
+    /// From `se.exec_start` of `/proc/PID/sched`, in milliseconds (only with `CONFIG_SCHED_DEBUG`), and field 39 of
+    /// `/proc/PID/stat`.
+    pub fn of(pid: i32) -> Option<Self> {
+        let directory = ProcDir::open(pid).ok()?;
+        let sched = String::from_utf8_lossy(&directory.read("sched").ok()?).into_owned();
+        let line = sched.lines().find(|line| line.starts_with("se.exec_start"))?;
+        let milliseconds: f64 = line.split_once(':')?.1.trim().parse().ok()?;
+        let stat = String::from_utf8_lossy(&directory.read("stat").ok()?).into_owned();
+        let cpu = stat
+            .rsplit_once(')')?
+            .1
+            .split_ascii_whitespace()
+            .nth(36)?
+            .parse()
+            .ok()?;
+        let time = Duration::try_from_secs_f64(milliseconds / 1000.0).ok()?;
+        Some(Self { time, cpu })
+    }
+
+    /// How long the thread slept before it was woken up to what it says now; nothing if that cannot be told. Never too
+    /// long: the first figure may be older than the sleep by a tick.
+    fn slept(before: Option<Self>, now: Option<Self>) -> Duration {
+        let slept = match (before, now) {
+            (Some(before), Some(now)) if before.cpu == now.cpu => now.time.saturating_sub(before.time),
+            _ => Duration::ZERO,
+        };
+        slept.saturating_sub(TICK)
+    }
+}
+
+/// Lets a thread that was restored a moment ago reach the program: until its first instruction its registers are those
+/// of the restorer, whose signal frame is in no image.
+fn leave_restorer(tracee: Tracee) -> std::result::Result<(), TraceError> {
+    while area::GATE_PAGE.contains(&tracee.registers()?.rip) {
+        tracee.single_step()?;
+    }
+    Ok(())
 }
 
 /// Lets a thread that stands in the vDSO run to the end of it: its code is not the same everywhere.
@@ -203,15 +270,17 @@ fn leave_vdso(tracee: Tracee, maps: &[MapsEntry]) -> std::result::Result<(), Tra
 
 impl Frozen {
     /// Takes over a thread that stopped for our interrupt, and the signals whose delivery was held up by that. It stays
-    /// stopped and traced if this fails.
-    pub fn adopt(tracee: Tracee, signals: &[[u8; SIGINFO]]) -> Result<Self> {
+    /// stopped and traced if this fails. `since` is what was known before the interrupt.
+    pub fn adopt(tracee: Tracee, signals: &[[u8; SIGINFO]], since: Option<LastRan>) -> Result<Self> {
         let pid = tracee.tid();
+        let slept = LastRan::slept(since, LastRan::of(pid));
         let directory = ProcDir::open(pid)?;
         let maps = directory.smaps()?;
         check(&directory, &maps)?;
         let inner_pid = directory.status()?.namespace_pids.last().copied().unwrap_or(pid);
+        leave_restorer(tracee)?;
         leave_vdso(tracee, &maps)?;
-        undo_interruption(tracee, signals, directory.status()?.caught)?;
+        undo_interruption(tracee, signals, directory.status()?.caught, slept)?;
         let injection = Injection::begin(tracee)?;
         injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
         let frozen = Self {
@@ -219,6 +288,7 @@ impl Frozen {
             pid,
             maps,
             inner_pid,
+            slept,
         };
         frozen.queue(signals)?;
         Ok(frozen)
@@ -380,11 +450,15 @@ impl Frozen {
         if saved.orig_rax as i64 >= 0 && matches!(code, -514..=-512 | ERESTART_RESTARTBLOCK) {
             registers.rip -= 2;
             registers.rax = saved.orig_rax;
-            // A relative sleep goes on for what is left of it: the kernel has just written that to `rem`.
+            // A relative sleep goes on for what is left of it. The kernel has just written that to `rem`, if it was given.
             if code == ERESTART_RESTARTBLOCK {
                 match saved.orig_rax as i64 {
                     libc::SYS_nanosleep if saved.rsi != 0 => registers.rdi = saved.rsi,
+                    libc::SYS_nanosleep => registers.rdi = self.shortened(saved.rdi, saved.rsp)?,
                     libc::SYS_clock_nanosleep if saved.r10 != 0 => registers.rdx = saved.r10,
+                    libc::SYS_clock_nanosleep => registers.rdx = self.shortened(saved.rdx, saved.rsp)?,
+                    libc::SYS_futex => registers.r10 = self.shortened(saved.r10, saved.rsp)?,
+                    libc::SYS_poll => registers.rdx = remaining_milliseconds(saved.rdx, self.slept),
                     _ => {}
                 }
             }
@@ -396,6 +470,22 @@ impl Frozen {
             registers.rip = abort;
         }
         Ok(registers)
+    }
+
+    /// A copy of the `struct timespec` at `address`, less the time that the thread has slept. It lies below the red zone of
+    /// the stack, where a program can expect nothing to stay.
+    fn shortened(&self, address: u64, rsp: u64) -> Result<u64> {
+        let mut bytes = [0; 16];
+        if address == 0 || self.injection.read(address, &mut bytes).is_err() {
+            return Ok(address);
+        }
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        let asked = Duration::new(word(0), word(8).min(999_999_999) as u32);
+        let left = asked.saturating_sub(self.slept);
+        let copy = (rsp - RED_ZONE - 16) & !15;
+        let bytes = [left.as_secs(), u64::from(left.subsec_nanos())].map(u64::to_le_bytes);
+        self.injection.write(copy, bytes.as_flattened())?;
+        Ok(copy)
     }
 
     /// Where a restartable sequence that contains `rip` is to be aborted to (`struct rseq_cs`, `linux/rseq.h`).
@@ -422,6 +512,19 @@ fn release(tracee: Tracee, signals: &[[u8; SIGINFO]]) {
     let _ = tracee.detach(first);
     for info in signals.iter().skip(1) {
         let _ = sys::kill(tracee.tid(), i32::from(info[0]));
+    }
+}
+
+/// Bytes below the stack pointer that a function may use (System V ABI for x86-64).
+const RED_ZONE: u64 = 128;
+/// The longest tick of any kernel (`CONFIG_HZ=100`).
+const TICK: Duration = Duration::from_millis(10);
+
+/// A timeout in milliseconds, less the time that has passed; a negative one is infinite.
+fn remaining_milliseconds(timeout: u64, passed: Duration) -> u64 {
+    match timeout as i32 {
+        milliseconds @ 0.. => (milliseconds as u64).saturating_sub(passed.as_millis() as u64),
+        _ => timeout,
     }
 }
 
@@ -452,7 +555,12 @@ const INTERRUPTIBLE: &[i64] = &[
 ];
 
 /// A program must not see that it was frozen: a call that ended with `EINTR` for that alone is about to be made again.
-fn undo_interruption(tracee: Tracee, held: &[[u8; SIGINFO]], caught: u64) -> std::result::Result<(), TraceError> {
+fn undo_interruption(
+    tracee: Tracee,
+    held: &[[u8; SIGINFO]],
+    caught: u64,
+    slept: Duration,
+) -> std::result::Result<(), TraceError> {
     const EINTR: i64 = -(libc::EINTR as i64);
     let mut registers = tracee.registers()?;
     if registers.rax as i64 != EINTR || !INTERRUPTIBLE.contains(&(registers.orig_rax as i64)) {
@@ -469,6 +577,9 @@ fn undo_interruption(tracee: Tracee, held: &[[u8; SIGINFO]], caught: u64) -> std
         || tracee.pending(true)?.iter().any(handled)
     {
         return Ok(());
+    }
+    if matches!(registers.orig_rax as i64, libc::SYS_epoll_wait | libc::SYS_epoll_pwait) {
+        registers.r10 = remaining_milliseconds(registers.r10, slept);
     }
     registers.rip -= 2;
     registers.rax = registers.orig_rax;
@@ -599,13 +710,36 @@ fn area_of(entry: &MapsEntry) -> Option<Area> {
     Some(area)
 }
 
-/// The clocks of this process, at this instant.
-pub fn clocks() -> Clocks {
+/// The clocks of a process, at this instant: those of a restored job or a guest are not ours (time_namespaces(7)).
+pub fn clocks(pid: i32) -> Clocks {
+    let (own, its) = (time_offsets(std::process::id() as i32), time_offsets(pid));
+    let clock = |clock, index: usize| {
+        let nanoseconds = i128::from(sys::clock(clock)) + its[index] - own[index];
+        u64::try_from(nanoseconds).unwrap_or_default()
+    };
     Clocks {
         realtime: sys::clock(libc::CLOCK_REALTIME),
-        monotonic: sys::clock(libc::CLOCK_MONOTONIC),
-        boottime: sys::clock(libc::CLOCK_BOOTTIME),
+        monotonic: clock(libc::CLOCK_MONOTONIC, 0),
+        boottime: clock(libc::CLOCK_BOOTTIME, 1),
     }
+}
+
+/// How far a process's monotonic and boot clocks are ahead of the machine's, in nanoseconds: lines of a name, seconds and
+/// nanoseconds. Nothing on kernels without time namespaces.
+fn time_offsets(pid: i32) -> [i128; 2] {
+    let text = ProcDir::open(pid).and_then(|directory| directory.read("timens_offsets"));
+    let text = String::from_utf8(text.unwrap_or_default()).unwrap_or_default();
+    ["monotonic", "boottime"].map(|name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let mut numbers = line
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(|word| word.parse::<i128>());
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(seconds)), Some(Ok(nanoseconds))) => seconds * 1_000_000_000 + nanoseconds,
+            _ => 0,
+        }
+    })
 }
 
 fn robust_list(pid: i32) -> RobustList {

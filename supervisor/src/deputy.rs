@@ -35,11 +35,18 @@ use vrun_shim::{Expect, Injection, Script, Status, TraceError, Tracee, area};
 const SCRATCH: u64 = (vrun_remote_io::call::MAX_BYTES as u64 + 128 * 1024).next_multiple_of(area::PAGE);
 /// Where the scratch memory is: an emptied process has nothing there.
 const SCRATCH_START: u64 = 0x1000_0000_0000;
+/// The same as a range: whatever of ours outlives a program's memory must lie elsewhere.
+pub(crate) const SCRATCH_AREA: Range<u64> = SCRATCH_START..SCRATCH_START + SCRATCH;
 /// The kernel's code for "restart this call, whatever the signal's handler says of it" (`include/linux/errno.h`).
 const ERESTARTSYS: i64 = -512;
 /// The same, but `EINTR` if a handler runs.
 const ERESTARTNOHAND: i64 = -514;
 const EINTR: i64 = -(libc::EINTR as i64);
+
+/// The signals that a call sends to the thread that makes it.
+const RAISED: u64 = 1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGXFSZ - 1);
+/// Where the executor puts one of them, in the scratch memory.
+const FETCHED: u64 = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeputyError {
@@ -158,6 +165,8 @@ enum Current {
         id: u64,
         plan: Plan,
     },
+    /// The executor fetches a signal that its last call raised in it; the answer to that call waits.
+    Fetching(Reply),
 }
 
 impl Deputy {
@@ -300,9 +309,16 @@ impl Deputy {
                     self.memory.read_all(SCRATCH_START + offset as u64, buffer)
                 });
                 match reply {
-                    Ok(reply) => self.correspondent.reply(reply),
+                    Ok(reply) => state.current = self.answer(notification.id, reply),
                     Err(error) => tracing::error!("a result of process {} is lost: {error}", self.pid),
                 }
+            }
+            Some(Current::Fetching(reply)) => {
+                let mut bytes = [0; 128];
+                if result > 0 && self.memory.read_all(SCRATCH_START + FETCHED, &mut bytes).is_ok() {
+                    self.correspondent.signal(bytes);
+                }
+                self.correspondent.reply(reply);
             }
         }
         if state.current.is_some() {
@@ -323,6 +339,28 @@ impl Deputy {
         let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), 0, SCRATCH_START, 0, 0, 0];
         self.order(parked, libc::SYS_seccomp as u64, arguments, &image)
             .then_some(Current::Confining)
+    }
+
+    /// Answers a call, after the signal that the kernel has sent to its very thread for it, if it has.
+    fn answer(&self, parked: u64, reply: Reply) -> Option<Current> {
+        let errors = [libc::EPIPE, libc::EFBIG].map(|errno| -i64::from(errno));
+        if errors.contains(&reply.result) && self.has_raised() {
+            // The mask, a timeout of nothing, and room for the signal.
+            let mut image = RAISED.to_le_bytes().to_vec();
+            image.resize(FETCHED as usize, 0);
+            let at = |offset| SCRATCH_START + offset;
+            let arguments = [at(0), at(FETCHED), at(8), 8, 0, 0];
+            if self.order(parked, libc::SYS_rt_sigtimedwait as u64, arguments, &image) {
+                return Some(Current::Fetching(reply));
+            }
+        }
+        self.correspondent.reply(reply);
+        None
+    }
+
+    fn has_raised(&self) -> bool {
+        let status = ProcDir::open(self.executor).and_then(|directory| directory.status());
+        status.is_ok_and(|status| status.pending & RAISED != 0)
     }
 
     /// Gives the executor the next call, if it waits and there is one.
@@ -382,7 +420,10 @@ impl Deputy {
             let mut registers = tracee.registers()?;
             let in_call = registers.rip == area::GATE + 2 && registers.orig_rax as i64 >= 0;
             let at_gate = registers.rip == area::GATE;
-            let before = (self.code.accepted..self.code.returned).contains(&registers.rip);
+            // Behind the call that asks for work, but not with work: that call was interrupted, and brings a result that
+            // is older than the cancellation. It is made again.
+            let asking = registers.rip == self.code.accepted && registers.rax != 0;
+            let before = (self.code.accepted..self.code.returned).contains(&registers.rip) && !asking;
             if in_call && matches!(registers.rax as i64, -516..=-512 | EINTR) {
                 // Not a call any more: the kernel must hand the code to us instead of restarting. Some calls know only
                 // EINTR (epoll_wait, what has a timeout on its socket: signal(7)). No signal reaches the executor, so

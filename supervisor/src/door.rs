@@ -13,6 +13,17 @@
 //! ones with ERESTARTSYS: the kernel then makes the call again, or not, by its own rules. That code may only be given
 //! after the interrupt was sent, or the program would see it: the order of the two in [`Door::begin_stop`]'s caller
 //! is what this rests on.
+//!
+//! **Signals** come by the same channel as replies, in the order in which they happened at the origin. One that came before a
+//! reply is in the guest before its call returns: a result that overtakes it is *finished* and kept until the guest is
+//! stopped for the signal.
+//!
+//! **Masks.** The mask that `ppoll` and its kin have for their time is not the guest's while it waits here. A signal
+//! that the mask lets in ends the call, and the main thread lets it in ([`Door::unmasked`]); one that it keeps out waits
+//! until the call is over ([`Door::defers`]).
+//!
+//! **Time.** A wait that is turned away (for a stop, or a signal that changes nothing) is made again by the kernel with the
+//! timeout that it began with: what has passed of it is remembered and taken off.
 
 use crate::memory::{MemoryError, TargetMemory};
 use crate::notify::{Listener, Notification, RecvError};
@@ -20,16 +31,46 @@ use crate::proc::ProcDir;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use vrun_remote_io::call::{Argument, Call, Keep, Reply, Segment};
 use vrun_remote_io::channel::Sender;
 use vrun_remote_io::marshal::{self, MmapRequest, Outcome, Pending, Step};
 use vrun_remote_io::message::{Cancel, Message};
 
-/// `include/linux/errno.h`: make the call again.
+/// `include/linux/errno.h`: make the call again, unless a handler without `SA_RESTART` runs.
 const ERESTARTSYS: i32 = 512;
+/// Make the call again unless any handler runs.
+const ERESTARTNOHAND: i32 = 514;
+/// Make the call again by a restart block, which a guest does not have.
+const ERESTART_RESTARTBLOCK: i32 = 516;
+/// Calls that no handler lets go on (signal(7)).
+const WAITS: [i64; 7] = [
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_select,
+    libc::SYS_pselect6,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+];
+/// Calls that may give EINTR for an interruption that brings no signal, with nothing done.
+const IDLE: [i64; 10] = [
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_connect,
+];
+/// Signals that no mask keeps out.
+const UNBLOCKABLE: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
 /// Bytes fetched at a time to fill a mapping.
 const FETCH: u64 = 1 << 20;
 
@@ -37,6 +78,8 @@ const FETCH: u64 = 1 << 20;
 pub trait Bell: Send + Sync {
     /// The guest waits for something that can only be done at home.
     fn needs_home(&self, reason: String);
+    /// The guest's call is over but for signals, for which it has to be stopped.
+    fn due(&self);
 }
 
 /// Shared by the door's thread, the channel's receiver and the main thread.
@@ -58,6 +101,18 @@ struct State {
     in_flight: Option<InFlight>,
     /// A notification that waits for home.
     held: Option<u64>,
+    /// A notification and its result, which signals have to precede.
+    finished: Option<(u64, i64)>,
+    /// Signals that have arrived, and are not in the guest yet.
+    announced: usize,
+    /// The main thread keeps signals until the call is over.
+    deferred: bool,
+    /// The mask of the call under way, if it has one of its own.
+    mask: Option<u64>,
+    /// The mask of the call that was turned away last.
+    unmasked: Option<u64>,
+    /// The wait that was turned away last.
+    wait: Option<Wait>,
     stopping: bool,
     /// The channel is gone: nothing can be answered any more.
     lost: bool,
@@ -80,6 +135,28 @@ pub struct Statistics {
 struct InFlight {
     id: u64,
     reply: Option<Reply>,
+    cancellable: bool,
+}
+
+/// A call with a timeout, recognised when the kernel makes it again.
+#[derive(Clone, Copy)]
+struct Wait {
+    number: u32,
+    arguments: [u64; 6],
+    instruction_pointer: u64,
+    deadline: Instant,
+}
+
+impl Wait {
+    fn is(&self, notification: &Notification) -> bool {
+        let Notification {
+            number,
+            args,
+            instruction_pointer,
+            ..
+        } = *notification;
+        (self.number, self.arguments, self.instruction_pointer) == (number, args, instruction_pointer)
+    }
 }
 
 /// Why a call has no result.
@@ -143,6 +220,37 @@ impl Door {
         }
     }
 
+    /// A signal has arrived. To be called before any later reply is given to [`Door::reply`]; [`Door::received`] follows.
+    pub fn announce(&self) {
+        self.lock().announced += 1;
+    }
+
+    /// A signal that was announced is in the guest, or kept by the main thread.
+    pub fn received(&self) {
+        let mut state = self.lock();
+        state.announced = state.announced.saturating_sub(1);
+    }
+
+    /// Whether a signal is to be kept until the call under way is over: [`Bell::due`] will say so.
+    pub fn defers(&self, signal: i32) -> bool {
+        let mut state = self.lock();
+        let kept_out = |mask: u64| mask & !UNBLOCKABLE & 1 << (signal - 1) != 0;
+        let defers = !state.stopping && state.finished.is_none() && state.mask.is_some_and(kept_out);
+        state.deferred |= defers;
+        defers
+    }
+
+    /// The mask of the call that the stopped guest was turned away from, if it has one of its own: what it lets in is to be
+    /// delivered under it.
+    pub fn unmasked(&self) -> Option<u64> {
+        self.lock().unmasked.take()
+    }
+
+    /// The guest runs a handler: a wait that was turned away is over, and the next one is another.
+    pub fn forget_wait(&self) {
+        self.lock().wait = None;
+    }
+
     /// The origin cannot be reached any more.
     pub fn lose(&self) {
         self.lock().lost = true;
@@ -153,7 +261,9 @@ impl Door {
     pub fn begin_stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
+        state.deferred = false;
         if let Some(flight) = &state.in_flight
+            && flight.cancellable
             && flight.reply.is_none()
         {
             // A failure shows itself at the receiver too.
@@ -161,6 +271,9 @@ impl Door {
         }
         if let Some(held) = state.held.take() {
             let _ = self.listener.fail(held, ERESTARTSYS);
+        }
+        if let Some((id, result)) = state.finished.take() {
+            self.answer(id, result);
         }
     }
 
@@ -194,7 +307,12 @@ impl Door {
     }
 
     fn handle(&self, notification: &Notification) -> Result<(), Failure> {
-        self.lock().statistics.notifications += 1;
+        let wait = {
+            let mut state = self.lock();
+            state.statistics.notifications += 1;
+            state.unmasked = None;
+            state.wait.take().filter(|wait| wait.is(notification))
+        };
         let (number, arguments) = (notification.number, notification.args);
         let step = marshal::begin(self.origin_pid, number, arguments, &self.memory)?;
         // What was read belongs to this call only if it still waits.
@@ -209,7 +327,7 @@ impl Door {
             Step::Answer(result) => self.give(notification.id, result),
             Step::Forward(pending) => {
                 let closes = i64::from(number) == libc::SYS_close;
-                match self.forward(pending)? {
+                match self.wait(notification, pending, wait)? {
                     // The guest's own copy goes too; the kernel's result is the same.
                     Some(0) if closes && self.lock().placeholders.remove(&(arguments[0] as i32)) => {
                         let _ = self.listener.resume(notification.id);
@@ -230,11 +348,72 @@ impl Door {
         Ok(())
     }
 
+    /// Forwards a call with what a wait needs beside: its own mask, and the time that has passed of it already.
+    fn wait(&self, call: &Notification, mut pending: Pending, earlier: Option<Wait>) -> Result<Option<i64>, Failure> {
+        let number = i64::from(call.number);
+        let deadline = match earlier {
+            Some(earlier) => {
+                pending.set_timeout(earlier.deadline.saturating_duration_since(Instant::now()));
+                Some(earlier.deadline)
+            }
+            // Of the others the kernel writes into the guest's memory what is left.
+            None => pending
+                .fixed_timeout()
+                .and_then(|timeout| Instant::now().checked_add(timeout)),
+        };
+        let mask = pending.temporary_mask();
+        let urgent = mask.is_some_and(|mask| self.signals() & (!mask | UNBLOCKABLE) != 0);
+        if urgent {
+            // What is ready counts more than signals, as in the kernel.
+            pending.set_timeout(Duration::ZERO);
+        }
+        self.lock().mask = mask.filter(|_| !urgent);
+        let result = self.forward(pending);
+        let mut state = self.lock();
+        state.mask = None;
+        let (nohand, eintr) = (-i64::from(ERESTARTNOHAND), -i64::from(libc::EINTR));
+        let result = match result? {
+            Some(0) if urgent => Some(nohand),
+            Some(error) if error == -i64::from(ERESTART_RESTARTBLOCK) => Some(nohand),
+            Some(error) if error == -i64::from(ERESTARTSYS) && WAITS.contains(&number) => Some(nohand),
+            Some(error) if error == eintr && state.stopping && IDLE.contains(&number) => Some(nohand),
+            other => other,
+        };
+        if result.is_some_and(|result| (-516..=-512).contains(&result)) {
+            state.unmasked = mask;
+            state.wait = deadline.map(|deadline| Wait {
+                number: call.number,
+                arguments: call.args,
+                instruction_pointer: call.instruction_pointer,
+                deadline,
+            });
+            state.deferred |= urgent;
+        }
+        Ok(result)
+    }
+
+    /// The signals that wait in the guest.
+    fn signals(&self) -> u64 {
+        let status = ProcDir::open(self.pid).and_then(|directory| directory.status());
+        status.map_or(0, |status| status.pending | status.shared_pending)
+    }
+
+    /// The call is over, as soon as the signals before its end are in the guest.
     fn give(&self, id: u64, result: i64) {
+        let mut state = self.lock();
+        if !state.stopping && (state.announced > 0 || state.deferred) {
+            state.finished = Some((id, result));
+            if state.announced == 0 {
+                self.bell.due();
+            }
+        } else {
+            self.answer(id, result);
+        }
+    }
+
+    fn answer(&self, id: u64, result: i64) {
         // A caller that is gone needs no answer.
         let _ = match result {
-            // The kernel would run a restart block that this guest does not have; the nearest code without one.
-            -516 => self.listener.fail(id, 514),
             -4095..=-1 => self.listener.fail(id, -result as i32),
             value => self.listener.answer(id, value),
         };
@@ -258,7 +437,7 @@ impl Door {
     /// Gives the result, or nothing if the guest's own kernel is to make the call too.
     fn forward(&self, mut pending: Pending) -> Result<Option<i64>, Failure> {
         loop {
-            let reply = self.exchange(pending.call().clone())?;
+            let reply = self.exchange(pending.call().clone(), true)?;
             match pending.finish(reply, &self.memory)? {
                 Outcome::Done(result) => return Ok(Some(result)),
                 Outcome::Local => return Ok(None),
@@ -267,23 +446,29 @@ impl Door {
         }
     }
 
-    /// One round trip. On the channel the call has an id of ours; the reply has its own again.
-    fn exchange(&self, mut call: Call) -> Result<Reply, Failure> {
+    /// One round trip. On the channel the call has an id of ours; the reply has its own again. When the guest is to stop, a
+    /// call that is cancellable is answered with a restart code: what came before it is not lost.
+    fn exchange(&self, mut call: Call, cancellable: bool) -> Result<Reply, Failure> {
         let own_id = call.id;
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         {
             let mut state = self.lock();
             if state.lost {
                 return Err(Failure::Ended);
             }
-            if state.stopping {
-                return Err(Failure::Again);
+            if state.stopping && cancellable {
+                return Ok(Reply {
+                    id: own_id,
+                    result: -i64::from(ERESTARTSYS),
+                    outputs: Vec::new(),
+                });
             }
             state.next_id += 1;
             (call.id, call.process) = (state.next_id, self.origin_pid);
             state.in_flight = Some(InFlight {
                 id: call.id,
                 reply: None,
+                cancellable,
             });
         }
         if let Err(error) = self.sender.send(&Message::Call(call)) {
@@ -307,26 +492,26 @@ impl Door {
         }
     }
 
-    /// A call of our own at the origin.
+    /// A call of our own at the origin, one that does not wait.
     fn ask(&self, number: i64, arguments: [Argument; 6], segments: Vec<Segment>) -> Result<Reply, Failure> {
-        let number = number as u32;
-        self.exchange(Call {
+        let call = Call {
             id: 0,
             process: self.origin_pid,
-            number,
+            number: number as u32,
             arguments,
             segments,
             pointers: Vec::new(),
-        })
+        };
+        self.exchange(call, false)
     }
 
     /// `mmap` of a descriptor: the part of the file that it shows is fetched into a memfd, which takes the descriptor's
     /// place in the guest for the kernel's own mmap.
     fn map(&self, id: u64, request: &MmapRequest) -> Result<(), Failure> {
-        let shared_and_writable =
-            request.flags & libc::MAP_TYPE != libc::MAP_PRIVATE && request.protection & libc::PROT_WRITE != 0;
-        if shared_and_writable {
-            self.hold(id, "it maps a file shared and writable");
+        let shared = request.flags & libc::MAP_TYPE != libc::MAP_PRIVATE;
+        // What it may write to the file itself, it has to see in the mapping too.
+        if shared && self.is_writable(request.descriptor)? {
+            self.hold(id, "it maps a file shared that it may write");
             return Ok(());
         }
         let size = match self.regular_size(request.descriptor)? {
@@ -344,6 +529,11 @@ impl Door {
             Ok(file) => match self.fetch(request, size, &file)? {
                 0 => {
                     let number = request.descriptor;
+                    // Read-only, so that the mapping can become writable here no more than at home.
+                    let file = match shared {
+                        true => read_only(&file).unwrap_or(file),
+                        false => file,
+                    };
                     match self.listener.add_fd(id, file.as_fd(), Some(number), true, false) {
                         Ok(_) => {
                             self.lock().placeholders.insert(number);
@@ -359,6 +549,15 @@ impl Door {
         };
         self.give(id, result);
         Ok(())
+    }
+
+    /// Whether a descriptor can be read and written: then a shared mapping of it may be written, now or later.
+    fn is_writable(&self, descriptor: i32) -> Result<bool, Failure> {
+        let [zero, descriptor, get] = [0, descriptor as u64, libc::F_GETFL as u64].map(Argument::Value);
+        let flags = self
+            .ask(libc::SYS_fcntl, [descriptor, get, zero, zero, zero, zero], Vec::new())?
+            .result;
+        Ok(flags >= 0 && flags as i32 & libc::O_ACCMODE == libc::O_RDWR)
     }
 
     /// The size of the regular file behind a descriptor, `None` for other kinds; or the negative errno of fstat.
@@ -403,6 +602,9 @@ impl Door {
         let mut at = request.offset;
         let end = request.offset.saturating_add(request.length).min(size);
         while at < end {
+            if self.lock().stopping {
+                return Err(Failure::Again);
+            }
             let length = FETCH.min(end - at) as u32;
             let value = Argument::Value;
             let arguments = [
@@ -424,7 +626,6 @@ impl Door {
             match reply.result {
                 // A file that is open for writing only cannot be mapped.
                 error if error == -i64::from(libc::EBADF) => return Ok(-i64::from(libc::EACCES)),
-                -516..=-512 => return Err(Failure::Again),
                 error if error < 0 => return Ok(error),
                 0 => break,
                 _ => {}
@@ -444,9 +645,9 @@ impl Door {
 
     /// A file of the guest's own `/proc` directory: its contents as they are now, in a memory file at the origin.
     fn own_proc(&self, path: &str, flags: u64) -> Result<i64, Failure> {
-        let contents = match self.own_proc_contents(path) {
+        let contents = match self.own_proc_contents(path)? {
             Ok(contents) => contents,
-            Err(error) => return Ok(-i64::from(error.raw_os_error().unwrap_or(libc::ENOENT))),
+            Err(errno) => return Ok(errno),
         };
         let value = Argument::Value;
         let cloexec = if flags & libc::O_CLOEXEC as u64 != 0 {
@@ -483,33 +684,118 @@ impl Door {
         Ok(descriptor)
     }
 
-    fn own_proc_contents(&self, name: &str) -> io::Result<Vec<u8>> {
-        let directory = ProcDir::open(self.pid).map_err(io::Error::other)?;
-        let contents = directory.read(name).map_err(io::Error::other)?;
-        // Numbers of this host mean nothing to the program.
-        let (here, there) = (self.pid.to_string(), self.origin_pid.to_string());
-        Ok(match name {
-            "status" => {
-                let text = String::from_utf8_lossy(&contents);
-                let lines = text.lines().map(|line| match line.split_once('\t') {
-                    Some(("Tgid:" | "Pid:" | "NSpid:" | "NStgid:" | "NSpgid:" | "NSsid:", _)) => {
-                        format!("{}\t{there}", line.split('\t').next().unwrap_or_default())
-                    }
-                    Some(("TracerPid:", _)) => "TracerPid:\t0".to_owned(),
-                    _ => line.to_owned(),
-                });
-                lines
-                    .flat_map(|line| [line, "\n".to_owned()])
-                    .collect::<String>()
-                    .into_bytes()
-            }
-            "stat" => match contents.strip_prefix(here.as_bytes()) {
-                Some(rest) => [there.as_bytes(), rest].concat(),
-                None => contents,
-            },
-            _ => contents,
+    fn own_proc_contents(&self, name: &str) -> Result<Result<Vec<u8>, i64>, Failure> {
+        let read = ProcDir::open(self.pid).and_then(|directory| directory.read(name));
+        let Ok(contents) = read else {
+            return Ok(Err(-i64::from(libc::ENOENT)));
+        };
+        let merge = match name.rsplit('/').next() {
+            Some("status") => merged_status,
+            Some("stat") => merged_stat,
+            _ => return Ok(Ok(contents)),
+        };
+        Ok(self
+            .read_at_origin(&format!("/proc/self/{name}"))?
+            .map(|at_origin| merge(&contents, &at_origin)))
+    }
+
+    /// A small file of the origin, or the negative errno that stands in the way.
+    fn read_at_origin(&self, path: &str) -> Result<Result<Vec<u8>, i64>, Failure> {
+        const ROOM: u32 = 16 << 10;
+        let [zero, room] = [0, u64::from(ROOM)].map(Argument::Value);
+        let (none, first) = (Argument::Value(libc::AT_FDCWD as u64), Argument::Segment(0));
+        let flags = Argument::Value((libc::O_RDONLY | libc::O_CLOEXEC) as u64);
+        let path = Segment::In([path.as_bytes(), b"\0"].concat());
+        let descriptor = self
+            .ask(libc::SYS_openat, [none, first, flags, zero, zero, zero], vec![path])?
+            .result;
+        if descriptor < 0 {
+            return Ok(Err(descriptor));
+        }
+        let descriptor = Argument::Value(descriptor as u64);
+        let out = Segment::Out {
+            len: ROOM,
+            keep: Keep::Returned,
+        };
+        let reply = self.ask(
+            libc::SYS_pread64,
+            [descriptor, first, room, zero, zero, zero],
+            vec![out],
+        )?;
+        self.ask(libc::SYS_close, [descriptor, zero, zero, zero, zero, zero], Vec::new())?;
+        let bytes = reply.outputs.into_iter().next().map(|output| output.bytes);
+        Ok(match reply.result {
+            error if error < 0 => Err(error),
+            _ => Ok(bytes.unwrap_or_default()),
         })
     }
+}
+
+/// `/proc/PID/status` of the guest, with what is the deputy's: who it is, what it may, what it holds.
+fn merged_status(guest: &[u8], deputy: &[u8]) -> Vec<u8> {
+    const OF_DEPUTY: [&str; 21] = [
+        "Umask",
+        "Tgid",
+        "Ngid",
+        "Pid",
+        "PPid",
+        "Uid",
+        "Gid",
+        "FDSize",
+        "Groups",
+        "NStgid",
+        "NSpid",
+        "NSpgid",
+        "NSsid",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Seccomp_filters",
+    ];
+    let [guest, deputy] = [guest, deputy].map(String::from_utf8_lossy);
+    let key = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+    let mut text = String::new();
+    for line in guest.lines() {
+        let key_of_line = key(line);
+        let there = || deputy.lines().find(|other| key(other) == key_of_line);
+        text.push_str(match key_of_line.as_str() {
+            "TracerPid" => "TracerPid:\t0",
+            // It waits only for us.
+            "State" => "State:\tR (running)",
+            name if OF_DEPUTY.contains(&name) => there().unwrap_or(line),
+            _ => line,
+        });
+        text.push('\n');
+    }
+    text.into_bytes()
+}
+
+/// `/proc/PID/stat` of the guest, with the deputy's PID and relations: the first number and, after the name (which may have
+/// anything in it) and the state, the parent, group, session, terminal and its foreground group.
+fn merged_stat(guest: &[u8], deputy: &[u8]) -> Vec<u8> {
+    fn halves(line: &str) -> Option<(&str, Vec<&str>)> {
+        let (head, tail) = line.trim_end().rsplit_once(')')?;
+        Some((head, tail.split_whitespace().collect()))
+    }
+    let [guest, deputy] = [guest, deputy].map(String::from_utf8_lossy);
+    let (Some((name, mut fields)), Some((of_deputy, relations))) = (halves(&guest), halves(&deputy)) else {
+        return guest.into_owned().into_bytes();
+    };
+    for (field, relation) in fields.iter_mut().zip(&relations).take(6).skip(1) {
+        field.clone_from(relation);
+    }
+    if let Some(state) = fields.first_mut() {
+        *state = "R";
+    }
+    let (pid, name) = (
+        of_deputy.split('(').next().unwrap_or_default(),
+        name.split_once('(').map_or("", |(_, name)| name),
+    );
+    format!("{pid}({name}) {}\n", fields.join(" ")).into_bytes()
 }
 
 /// The guest's memory as the kernel would use it for the guest's own call: a page that the guest may not read or write
@@ -522,6 +808,11 @@ impl marshal::Memory for TargetMemory {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<usize, marshal::Gone> {
         TargetMemory::write(self, address, bytes).map_err(|_| marshal::Gone)
     }
+}
+
+/// Another description of the same memory file.
+fn read_only(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn new_memfd(size: u64) -> io::Result<File> {

@@ -37,6 +37,8 @@ use vrun_shim::{Expect, Injection, Script, Status, TraceError, Tracee, area};
 /// What the main thread listens to: its guest, and whoever wants this process to end, which sends the guest home.
 const SIGNALS: [i32; 4] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
+/// The kernel's code for "make the call again unless a handler runs" (`include/linux/errno.h`).
+const ERESTARTNOHAND: i64 = -514;
 /// How long a dead guest's CPU times are waited for.
 const REPORT: Duration = Duration::from_secs(2);
 
@@ -90,7 +92,7 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     tracee.interrupt()?;
     tracee.wait_interrupted()?;
     let restorer = Restorer::begin(tracee, process, Home::Away)?;
-    let listener = install_filter(restorer.injection(), &filter)?;
+    let listener = install_filter(restorer.injection(), &filter, vessel.socket)?;
     fill(&restorer, &mut reader)?;
     let foreign_vdso = restorer.foreign_vdso.clone();
     let restored = restorer.finish(process)?;
@@ -114,8 +116,9 @@ pub fn fill<R: Read>(restorer: &Restorer, reader: &mut Reader<R>) -> Result<(), 
     }
 }
 
-/// Puts a process under a notification filter by calls of its own, and takes the listener out of it.
-pub fn install_filter(injection: &Injection, program: &filter::Program) -> Result<Listener, GuestError> {
+/// Puts a fresh process under a notification filter by calls of its own, and takes the listener out of it. Then the
+/// process has no descriptor left but those of its job: the vessel's `socket` is closed too.
+pub fn install_filter(injection: &Injection, program: &filter::Program, socket: i32) -> Result<Listener, GuestError> {
     let mut script = Script::new(area::DATA.start);
     let instructions = filter::to_bytes(program);
     let address = script.data(&instructions);
@@ -137,6 +140,7 @@ pub fn install_filter(injection: &Injection, program: &filter::Program) -> Resul
         .map_err(|error| GuestError::Io("take the notification listener", error))?;
     let mut script = Script::new(area::DATA.start);
     script.call("close the listener", libc::SYS_close, &[number as u64]);
+    script.call("close the socket to the keeper", libc::SYS_close, &[socket as u64]);
     injection.run(&script)?;
     Ok(Listener::new(listener))
 }
@@ -155,6 +159,8 @@ pub enum Event {
     /// The channel has ended, and why.
     Lost(String),
     NeedsHome(String),
+    /// A call is over but for signals: [`Bell::due`].
+    Due,
     /// A client asks for it to be brought home. The first answer says that the origin was asked; an error after it, that
     /// the guest goes on here; that the sender is dropped, that it went.
     Home(mpsc::Sender<Result<(), String>>),
@@ -180,6 +186,10 @@ impl Mailbox {
 impl Bell for Mailbox {
     fn needs_home(&self, reason: String) {
         self.post(Event::NeedsHome(reason));
+    }
+
+    fn due(&self) {
+        self.post(Event::Due);
     }
 }
 
@@ -209,6 +219,10 @@ struct Guest {
     job: Job,
     foreign_vdso: Option<Range<u64>>,
     condition: Condition,
+    /// Signals that the guest's call keeps out until it is over.
+    deferred: Vec<[u8; SIGINFO]>,
+    /// It ended while it was waited for.
+    over: bool,
     /// A `Recall` has been asked for and not answered.
     asked_home: bool,
     /// Who asked for it.
@@ -281,6 +295,8 @@ pub fn run(
         job,
         foreign_vdso,
         condition: Condition::Running,
+        deferred: Vec::new(),
+        over: false,
         asked_home: false,
         clients: Vec::new(),
     };
@@ -301,7 +317,7 @@ pub fn run(
         if !fds[1].revents().is_empty() {
             sys::drain(wake.as_fd());
         }
-        if guest.reap()? {
+        if guest.reap()? || guest.over {
             return Ok(());
         }
         while let Ok(event) = inbox.try_recv() {
@@ -317,7 +333,12 @@ fn receive(mut receiver: Receiver, door: &Door, mailbox: &Mailbox) {
     loop {
         match Piece::receive(&mut receiver) {
             Ok(Piece::Said(Message::Reply(reply))) => door.reply(reply),
-            Ok(Piece::Said(message)) => mailbox.post(Event::Said(message)),
+            Ok(Piece::Said(message)) => {
+                if matches!(message, Message::Signal(_)) {
+                    door.announce();
+                }
+                mailbox.post(Event::Said(message));
+            }
             Ok(Piece::Data(_)) => {}
             Err(error) => {
                 door.lose();
@@ -358,7 +379,12 @@ impl Guest {
                 self.condition = Condition::Stopped;
                 self.say(&Message::GuestStopped(Stopped { signal }));
             }
-            Status::Stopped(signal) => self.tracee.resume(signal)?,
+            Status::Stopped(signal) => {
+                if self.status()?.caught & bit(signal) != 0 {
+                    self.door.forget_wait();
+                }
+                self.tracee.resume(signal)?;
+            }
             _ => self.tracee.resume(0)?,
         }
         Ok(())
@@ -366,10 +392,13 @@ impl Guest {
 
     /// Whether this stop signal has its default action.
     fn stops_by(&self, signal: i32) -> Result<bool, GuestError> {
+        let status = self.status()?;
+        Ok((status.caught | status.ignored) & bit(signal) == 0)
+    }
+
+    fn status(&self) -> Result<crate::proc::Status, GuestError> {
         let status = crate::proc::ProcDir::open(self.pid()).and_then(|directory| directory.status());
-        let status = status.map_err(|error| GuestError::Io("read the guest's status", io::Error::other(error)))?;
-        let bit = 1_u64 << (signal - 1);
-        Ok((status.caught | status.ignored) & bit == 0)
+        status.map_err(|error| GuestError::Io("read the guest's status", io::Error::other(error)))
     }
 
     fn say(&self, message: &Message) {
@@ -421,6 +450,14 @@ impl Guest {
                 if !self.asked_home {
                     self.asked_home = true;
                     self.say(&Message::GoHome(Reason { reason: clip(reason) }));
+                }
+            }
+            Event::Due => {
+                if matches!(self.condition, Condition::Running) {
+                    let signals = self.halt()?;
+                    self.queue(&signals)?;
+                    self.door.end_stop();
+                    self.go_on()?;
                 }
             }
             Event::Home(answer) => {
@@ -504,7 +541,50 @@ impl Guest {
     fn halt(&mut self) -> Result<Vec<[u8; SIGINFO]>, GuestError> {
         self.tracee.interrupt()?;
         self.door.begin_stop();
-        Ok(self.tracee.wait_interrupted()?)
+        let mut signals = std::mem::take(&mut self.deferred);
+        signals.extend(self.tracee.wait_interrupted()?);
+        // The kernel ends this call, which is the guest's own, for any stop (signal(7)).
+        let mut registers = self.tracee.registers()?;
+        let call = registers.orig_rax as i64;
+        if call == libc::SYS_rt_sigtimedwait && registers.rax as i64 == -i64::from(libc::EINTR) {
+            registers.rax = ERESTARTNOHAND as u64;
+            self.tracee.set_registers(&registers)?;
+        }
+        Ok(signals)
+    }
+
+    /// Lets the halted guest go on. If it was in a call with a mask of its own that lets a waiting signal in, this one is
+    /// delivered as the kernel would have: under that mask, with the guest's own to return to.
+    ///
+    /// `rt_sigsuspend` does that with the masks; before the signal's handler is set up, the registers are again those
+    /// of the call that it ends.
+    fn go_on(&mut self) -> Result<(), GuestError> {
+        let registers = self.tracee.registers()?;
+        let turned_away = registers.orig_rax as i64 >= 0 && registers.rax as i64 == ERESTARTNOHAND;
+        let Some(mask) = self.door.unmasked().filter(|_| turned_away) else {
+            return Ok(self.tracee.resume(0)?);
+        };
+        let status = self.status()?;
+        let unblockable = bit(libc::SIGKILL) | bit(libc::SIGSTOP);
+        if (status.pending | status.shared_pending) & (!mask | unblockable) == 0 {
+            return Ok(self.tracee.resume(0)?);
+        }
+        let injection = Injection::begin(self.tracee)?;
+        injection.write(area::DATA.start, &mask.to_le_bytes())?;
+        injection.finish()?;
+        let mut suspend = registers;
+        (suspend.rip, suspend.rax, suspend.orig_rax) = (area::GATE, libc::SYS_rt_sigsuspend as u64, u64::MAX);
+        (suspend.rdi, suspend.rsi) = (area::DATA.start, 8);
+        self.tracee.set_registers(&suspend)?;
+        self.tracee.resume(0)?;
+        let status = self.tracee.wait()?;
+        if !status.is_end() {
+            self.tracee.set_registers(&registers)?;
+            return self.stopped(status);
+        }
+        self.ended(status);
+        self.over = true;
+        Ok(())
     }
 
     /// Queues signals inside the stopped guest, with all that their senders said.
@@ -530,19 +610,25 @@ impl Guest {
 
     fn signal(&mut self, info: &[u8; SIGINFO]) -> Result<(), GuestError> {
         match self.condition {
+            Condition::Running if self.door.defers(i32::from(info[0])) => {
+                self.deferred.push(*info);
+                self.door.received();
+            }
             Condition::Running => {
                 let mut signals = self.halt()?;
                 signals.push(*info);
                 self.queue(&signals)?;
+                self.door.received();
                 self.door.end_stop();
-                self.tracee.resume(0)?;
+                self.go_on()?;
             }
             Condition::Stopped => {
                 self.queue(&[*info])?;
+                self.door.received();
                 if i32::from(info[0]) == libc::SIGCONT {
                     self.condition = Condition::Running;
                     self.say(&Message::GuestContinued);
-                    self.tracee.resume(0)?;
+                    self.go_on()?;
                 }
             }
             // It is being restored at home, where the deputy's queue goes with it; only a failure brings it back here.
@@ -560,19 +646,30 @@ impl Guest {
             self.say(&Message::Failed(Reason {
                 reason: clip(error.to_string()),
             }));
-            if let Condition::Held(held) = std::mem::replace(&mut self.condition, Condition::Running) {
-                let _ = held.0.resume_traced();
-            }
+            // What made it come home fails from now on, or it would ask again and again.
+            self.door.strand();
             self.door.end_stop();
+            match std::mem::replace(&mut self.condition, Condition::Running) {
+                Condition::Held(held) => drop(held.0.resume_traced()),
+                Condition::Running => drop(self.tracee.resume(0)),
+                Condition::Stopped => self.condition = Condition::Stopped,
+            }
         }
     }
 
     fn send_home(&mut self) -> Result<(), GuestError> {
+        let since = capture::LastRan::of(self.pid());
         let signals = match self.condition {
             Condition::Running => self.halt()?,
             _ => Vec::new(),
         };
-        let frozen = Frozen::adopt(self.tracee, &signals)?;
+        let frozen = match Frozen::adopt(self.tracee, &signals, since) {
+            Ok(frozen) => frozen,
+            Err(error) => {
+                self.queue(&signals)?;
+                return Err(error.into());
+            }
+        };
         let hidden = self.foreign_vdso.as_ref().and(self.process.memory.vdso.as_ref());
         let hidden: Vec<Range<u64>> = hidden
             .map(|vdso| vdso.start..vdso.start + vdso.code.len() as u64)
@@ -588,7 +685,7 @@ impl Guest {
         process.credentials.clone_from(&home.credentials);
         process.umask = home.umask;
         let mut job = self.job.clone();
-        job.clocks = capture::clocks();
+        job.clocks = capture::clocks(self.pid());
         job.processes = vec![captured.process.clone()];
 
         let mut writer = Writer::new(ImageSink::new(self.sender.clone()))?;
@@ -601,6 +698,11 @@ impl Guest {
         sink.finish().map_err(|error| GuestError::Io("send the image", error))?;
         Ok(())
     }
+}
+
+/// A signal's bit in a mask.
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
 }
 
 /// A stream of the pieces that a receiver gets.

@@ -619,6 +619,19 @@ impl Job {
     }
 
     fn kill(&self, signal: i32) -> Result<Outcome, ControlError> {
+        if let Some(host) = self
+            .away
+            .as_ref()
+            .filter(|away| away.lost.is_some())
+            .map(|away| &away.host)
+            && signal != libc::SIGKILL
+        {
+            let advice = format!(
+                "{host} is lost, and the program with it; end what is left with vctl kill -s KILL {}",
+                self.id
+            );
+            return Err(ControlError::refused(advice));
+        }
         let targets = if self.alive {
             vec![self.pid]
         } else {

@@ -134,6 +134,7 @@ impl Restorer {
         occupied.extend(process.memory.areas.iter().map(|area| area.start..area.end));
         occupied.extend(process.memory.vdso.iter().map(vdso_range));
         occupied.push(area::START..area::END);
+        occupied.push(crate::deputy::SCRATCH_AREA);
         let whole = special.whole();
         let aside = find_hole(&mut occupied, whole.end - whole.start)?;
 

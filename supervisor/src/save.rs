@@ -71,7 +71,7 @@ fn write_image<W: Write>(frozen: &Frozen, with_files: bool, office: &Office<'_>,
     }
     let job = office
         .identity
-        .image(office.config, vec![captured.process.clone()])
+        .image(office.config, frozen.pid(), vec![captured.process.clone()])
         .map_err(rolled_back)?;
     let mut writer = Writer::new(inner).map_err(image_error)?;
     writer.job(&job).map_err(image_error)?;

@@ -81,6 +81,8 @@ pub struct Vessel {
     pub pid: i32,
     /// Host PID of its keeper (our child).
     pub keeper: i32,
+    /// The process's descriptor of the socket to us, which it leaves open: when it is stopped it may have come anywhere.
+    pub socket: i32,
     /// Where the keeper reports [`Report`]s.
     pub reports: OwnedFd,
     armed: bool,
@@ -138,19 +140,24 @@ impl Vessel {
         let mut vessel = Self {
             pid: 0,
             keeper,
+            socket: -1,
             reports: ours,
             armed: true,
         };
         write_maps(keeper, specification).map_err(|error| VesselError::Step("map the user id", error))?;
         send(vessel.reports.as_raw_fd(), &[GO]).map_err(|error| VesselError::Step("start the keeper", error))?;
-        vessel.pid = vessel.wait_ready()?;
+        (vessel.pid, vessel.socket) = vessel.wait_ready()?;
         Ok(vessel)
     }
 
-    fn wait_ready(&self) -> Result<i32, VesselError> {
+    /// Its PID and [`Vessel::socket`].
+    fn wait_ready(&self) -> Result<(i32, i32), VesselError> {
         let mut message = [0; MESSAGE];
         match receive(self.reports.as_raw_fd(), &mut message) {
-            Ok((sender, length)) if length > 0 && message[0] == READY => Ok(sender),
+            Ok((sender, length)) if length > 0 && message[0] == READY => Ok((
+                sender,
+                i32::from_le_bytes([message[1], message[2], message[3], message[4]]),
+            )),
             Ok((_, length)) if length > 0 && message[0] == FAILED => {
                 let step = STEPS
                     .get(usize::from(message[1]))
@@ -382,15 +389,14 @@ impl Prepared {
                 self.check(8, libc::chdir(self.working_directory.as_ptr()) as isize);
                 libc::umask(self.umask);
                 socket = self.place_descriptors();
+            } else {
+                self.close_all_but_socket();
             }
-            let ready = [READY; MESSAGE];
+            let mut ready = [0; MESSAGE];
+            ready[0] = READY;
+            ready[1..5].copy_from_slice(&socket.to_le_bytes());
             if send(socket, &ready).is_err() {
                 libc::_exit(125);
-            }
-            if self.isolated {
-                libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0);
-            } else {
-                libc::close(socket);
             }
             loop {
                 libc::pause();

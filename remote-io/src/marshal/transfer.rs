@@ -114,7 +114,8 @@ pub(super) fn begin(pid: i32, number: u32, args: [u64; 6], memory: &dyn Memory) 
     } else {
         let (address, count) = (args[1], args[2]);
         match address {
-            0 => return literal(Argument::Value(0)),
+            // An empty datagram needs no address; else the origin's kernel finds that there is none.
+            0 if count > 0 => return literal(Argument::Value(0)),
             _ if address.checked_add(count).is_none_or(|end| end > USER_END) => return literal(Argument::Fault),
             _ => rest.push_back((address, count.min(MAX_TRANSFER))),
         }
