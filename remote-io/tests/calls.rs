@@ -9,6 +9,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use libc::*;
 use vrun_remote_io::call::{Argument, Call, CallError, Keep, Pointer, Reply, Segment};
@@ -1128,4 +1129,47 @@ fn a_reply_to_another_call_is_not_believed() {
         assert!(matches!(read.finish(reply, &Own), Ok(Outcome::Done(-5))));
         assert_eq!(room, [7; 8]);
     }
+}
+
+#[test]
+fn waits_can_be_given_another_timeout() {
+    let epoll = raw(SYS_epoll_create1, [0; 6]) as u64;
+    let (mut events, time, long) = ([0u8; 12], [3u64, 250_000_000], u64::from(u32::MAX) >> 1);
+    let seconds = Duration::from_secs;
+    let waits: [(i64, Vec<u64>, Option<Duration>); 9] = [
+        (SYS_poll, vec![0, 0, 1500], Some(Duration::from_millis(1500))),
+        (SYS_poll, vec![0, 0, u64::from(u32::MAX)], None),
+        (
+            SYS_epoll_wait,
+            vec![epoll, at_mut(&mut events), 1, 7000],
+            Some(seconds(7)),
+        ),
+        (
+            SYS_epoll_pwait,
+            vec![epoll, at_mut(&mut events), 1, long, 0, 8],
+            Some(Duration::from_millis(long)),
+        ),
+        (
+            SYS_epoll_pwait2,
+            vec![epoll, at_mut(&mut events), 1, at(&time), 0, 8],
+            Some(Duration::new(3, 250_000_000)),
+        ),
+        (SYS_epoll_pwait2, vec![epoll, at_mut(&mut events), 1, 0, 0, 8], None),
+        (SYS_ppoll, vec![0, 0, at(&time), 0, 8], None),
+        (SYS_pselect6, vec![0, 0, 0, 0, 0, 0], None),
+        (SYS_select, vec![0, 0, 0, 0, at(&time)], None),
+    ];
+    for (number, arguments, fixed) in waits {
+        let mut wait = pending(number, &arguments);
+        assert_eq!(wait.fixed_timeout(), fixed, "call {number}");
+        let began = Instant::now();
+        wait.set_timeout(Duration::from_micros(1500));
+        let reply = execute(wait.call());
+        assert!(began.elapsed() >= Duration::from_micros(1500), "call {number}");
+        assert!(
+            matches!(wait.finish(reply, &Own), Ok(Outcome::Done(0))),
+            "call {number}"
+        );
+    }
+    raw(SYS_close, [epoll, 0, 0, 0, 0, 0]);
 }

@@ -8,6 +8,8 @@
 //!                                               result = block.number(block.arguments)   gate
 //! ```
 //!
+//! Without a supervisor, which answers every call for work, there is nothing left to be: the process exits with 125.
+//!
 //! The first thread only fetches signals: all are blocked in it, so nothing is delivered here, and what anybody sends to
 //! this PID reaches the guest with its `siginfo`. The executor makes the system calls. It is a thread of its own so
 //! that it can be confined for life, while the first thread must be able to become the program again.
@@ -66,6 +68,7 @@ pub fn assemble() -> DeputyCode {
     dynasm!(ops
         ; .arch x64
         ; test rax, rax
+        ; js >orphaned
         ; jnz >leave
         ; mov rax, [r14]
         ; mov rdi, [r14 + 8]
@@ -84,6 +87,10 @@ pub fn assemble() -> DeputyCode {
         ; leave:
         ; xor edi, edi
         ; mov eax, libc::SYS_exit as i32
+        ; call r15
+        ; orphaned:
+        ; mov edi, 125
+        ; mov eax, libc::SYS_exit_group as i32
         ; call r15
         ; int3
     );

@@ -16,7 +16,7 @@
 use crate::capture::{self, CaptureError, Frozen};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
-use crate::deputy::{Correspondent, Deputy, Desk};
+use crate::deputy::{Correspondent, Deputy, DeputyError, Desk};
 use crate::guest::{GuestError, fill};
 use crate::notify::Listener;
 use crate::peers;
@@ -24,17 +24,23 @@ use crate::restore::{Home, Restored, Restorer};
 use crate::transfer::{ImageSink, ImageStream, Piece};
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use vrun_image::state::{Descriptors, Host, Job};
 use vrun_image::{Reader, Record, Writer};
-use vrun_remote_io::call::Reply;
+use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
 use vrun_remote_io::message::{Message, Offer, Purpose, Reason, SIGINFO, Signal, clip};
+use vrun_shim::TraceError;
 
 /// Frames of an image that may wait for the main thread.
 const AHEAD: usize = 4;
+/// Signals that end a lost job: nothing is left that could do something else about them.
+pub const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+/// Calls of a guest that may be under way. One thread makes one at a time.
+const CALLS: usize = 64;
 
 /// What identifies a job, beside its processes.
 #[derive(Clone, Debug)]
@@ -88,6 +94,11 @@ pub fn offer(config: &Config, host: &str, offer: Offer) -> Result<Departure, Con
 }
 
 impl Departure {
+    /// Whether it leads to where the job is.
+    pub fn leads_to(&self, away: &Away) -> bool {
+        self.sender.peer().key == away.sender.peer().key
+    }
+
     /// The orderly end of a dry run.
     pub fn cancel(mut self, config: &Config) {
         crate::deliver::say_bye(config, &self.sender, &mut self.receiver);
@@ -109,9 +120,13 @@ pub struct Away {
     /// As the user named it.
     pub host: String,
     courier: Arc<Courier>,
+    /// The PID of the guest.
+    process: i32,
     /// Where the command line and the environment are in the process.
     arguments: Range<u64>,
     pieces: mpsc::Receiver<Incoming>,
+    /// Recalls that the host has not answered to their end. What still comes of one that was given up is passed over.
+    owed: usize,
     /// Why nothing comes any more.
     pub lost: Option<String>,
 }
@@ -138,14 +153,26 @@ pub trait Ring: Send + Sync + std::fmt::Debug {
 pub struct Courier {
     sender: Sender,
     held: Mutex<Option<Vec<[u8; SIGINFO]>>>,
+    /// Numbers of signals that could not be sent.
+    undelivered: Mutex<Vec<i32>>,
+    /// Calls without a reply yet.
+    calls: AtomicUsize,
+    ring: Arc<dyn Ring>,
 }
 
 impl Courier {
-    fn new(sender: &Sender) -> Arc<Self> {
+    fn new(sender: &Sender, ring: Arc<dyn Ring>) -> Arc<Self> {
         Arc::new(Self {
             sender: sender.clone(),
-            held: Mutex::new(None),
+            held: Mutex::default(),
+            undelivered: Mutex::default(),
+            calls: AtomicUsize::new(0),
+            ring,
         })
+    }
+
+    fn undelivered(&self) -> MutexGuard<'_, Vec<i32>> {
+        self.undelivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Vec<[u8; SIGINFO]>>> {
@@ -169,14 +196,19 @@ impl Courier {
     }
 
     fn send(&self, info: [u8; SIGINFO]) {
-        if let Err(error) = self.sender.send(&Message::Signal(Signal::new(info))) {
+        let signal = Signal::new(info);
+        let number = signal.number();
+        if let Err(error) = self.sender.send(&Message::Signal(signal)) {
             tracing::warn!("cannot send a signal: {error}");
+            self.undelivered().push(number);
+            self.ring.ring();
         }
     }
 }
 
 impl Correspondent for Courier {
     fn reply(&self, reply: Reply) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
         if let Err(error) = self.sender.send(&Message::Reply(reply)) {
             tracing::warn!("cannot send a reply: {error}");
         }
@@ -196,10 +228,15 @@ fn rolled_back(what: impl std::fmt::Display) -> ControlError {
     ControlError::new(ErrorCode::RolledBack, format!("{what}; the job goes on where it was"))
 }
 
+fn just_ended() -> ControlError {
+    ControlError::refused("the job has just ended")
+}
+
 impl From<CaptureError> for ControlError {
     fn from(error: CaptureError) -> Self {
         match error {
             CaptureError::Unsupported(reason) => Self::refused(format!("the job cannot be moved now: {reason}")),
+            CaptureError::Trace(TraceError::Gone(_)) => just_ended(),
             other => rolled_back(other),
         }
     }
@@ -222,9 +259,9 @@ pub fn depart(pid: i32, departure: Departure, office: &Office<'_>) -> Result<(Aw
         }
     };
     match send(&frozen, &sender, &mut receiver, &host, office) {
-        Ok(arguments) => {
+        Ok(body) => {
             let downtime = stopped.elapsed();
-            let away = settle(frozen, sender, receiver, host, arguments, office)?;
+            let away = settle(frozen, sender, receiver, host, body, office)?;
             let micros = |duration: Duration| duration.as_micros() as u64;
             let bytes = away.sender.counters().sent;
             Ok((
@@ -238,12 +275,21 @@ pub fn depart(pid: i32, departure: Departure, office: &Office<'_>) -> Result<(Aw
         }
         Err(error) => {
             sender.shutdown();
-            frozen
-                .release()
-                .map_err(|lost| ControlError::refused(format!("the job is lost: {lost}")))?;
-            Err(error)
+            match frozen.release() {
+                Ok(()) => Err(error),
+                Err(CaptureError::Trace(TraceError::Gone(_))) => Err(just_ended()),
+                Err(lost) => Err(ControlError::refused(format!("the job is lost: {lost}"))),
+            }
         }
     }
+}
+
+/// What of a process that has left has to be known of it.
+struct Body {
+    /// The PID of the guest, there and in its own eyes here.
+    process: i32,
+    /// Where its command line and its environment are.
+    arguments: Range<u64>,
 }
 
 /// From the frozen process to the running guest.
@@ -253,7 +299,7 @@ fn send(
     receiver: &mut Receiver,
     host: &str,
     office: &Office<'_>,
-) -> Result<Range<u64>, ControlError> {
+) -> Result<Body, ControlError> {
     let captured = frozen.describe(Descriptors::default(), &[])?;
     let process = &captured.process;
     if process.signals.interval_timers[1..]
@@ -264,7 +310,10 @@ fn send(
             "the job cannot be moved now: it has a timer that counts its CPU time",
         ));
     }
-    let arguments = process.memory.layout.arg_start..process.memory.layout.env_end;
+    let body = Body {
+        process: process.pid,
+        arguments: process.memory.layout.arg_start..process.memory.layout.env_end,
+    };
     let job = office
         .identity
         .image(office.config, frozen.pid(), vec![process.clone()])
@@ -295,7 +344,7 @@ fn send(
     // The hand-over. See the module's documentation for what a failure between these two means.
     sender.send(&Message::Commit).map_err(rolled_back)?;
     match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
-        Ok(Frame::Message(Message::Running(_))) => Ok(arguments),
+        Ok(Frame::Message(Message::Running(_))) => Ok(body),
         Ok(other) => Err(rolled_back(peers::out_of_place(host, &other))),
         Err(error) => Err(rolled_back(error)),
     }
@@ -307,14 +356,14 @@ fn settle(
     sender: Sender,
     receiver: Receiver,
     host: String,
-    arguments: Range<u64>,
+    Body { process, arguments }: Body,
     office: &Office<'_>,
 ) -> Result<Away, ControlError> {
     let lost = |error: &dyn std::fmt::Display| {
         let _ = sender.send(&Message::Kill);
         ControlError::refused(format!("the job is lost: its deputy could not be made: {error}"))
     };
-    let courier = Courier::new(&sender);
+    let courier = Courier::new(&sender, Arc::clone(&office.ring));
     let injection = frozen.into_injection();
     let deputy = Deputy::settle(
         injection,
@@ -322,68 +371,126 @@ fn settle(
         Arc::clone(office.listener),
         courier.clone(),
     )
-    .map_err(|error| lost(&error))?;
+    .map_err(|error| match error {
+        DeputyError::Trace(TraceError::Gone(_)) => {
+            let _ = sender.send(&Message::Kill);
+            just_ended()
+        }
+        error => lost(&error),
+    })?;
     office.desk.seat(Some(Arc::clone(&deputy)));
     sender.be_patient().map_err(|error| lost(&error))?;
     let (post, pieces) = mpsc::sync_channel(AHEAD);
-    let (desk, ring, answers) = (Arc::clone(office.desk), Arc::clone(&office.ring), sender.clone());
+    let reception = Reception {
+        desk: Arc::clone(office.desk),
+        courier: Arc::clone(&courier),
+        process,
+        post,
+        ring: Arc::clone(&office.ring),
+    };
     thread::Builder::new()
         .name("receiver".into())
-        .spawn(move || receive(receiver, &answers, &desk, &post, &*ring))
+        .spawn(move || reception.serve(receiver))
         .map_err(|error| lost(&error))?;
     Ok(Away {
         deputy,
         sender,
         host,
         courier,
+        process,
         arguments,
         pieces,
+        owed: 0,
         lost: None,
     })
 }
 
 /// The channel's receiver: calls go to the deputy, everything else to the main thread.
-fn receive(mut receiver: Receiver, sender: &Sender, desk: &Desk, post: &mpsc::SyncSender<Incoming>, ring: &dyn Ring) {
-    loop {
-        let incoming = match Piece::receive(&mut receiver) {
-            Ok(Piece::Said(Message::Call(call))) => {
-                if let Some(deputy) = desk.deputy() {
-                    deputy.submit(call);
+struct Reception {
+    desk: Arc<Desk>,
+    courier: Arc<Courier>,
+    /// The PID of the guest, there and in its own eyes here.
+    process: i32,
+    post: mpsc::SyncSender<Incoming>,
+    ring: Arc<dyn Ring>,
+}
+
+impl Reception {
+    fn serve(&self, mut receiver: Receiver) {
+        let sender = &self.courier.sender;
+        loop {
+            let incoming = match Piece::receive(&mut receiver) {
+                Ok(Piece::Said(Message::Call(call))) => match self.call(call) {
+                    Ok(()) => continue,
+                    Err(reason) => Incoming::Lost(reason),
+                },
+                Ok(Piece::Said(Message::Cancel(cancel))) => {
+                    if let Some(deputy) = self.desk.deputy() {
+                        deputy.cancel(cancel.call);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            Ok(Piece::Said(Message::Cancel(cancel))) => {
-                if let Some(deputy) = desk.deputy() {
-                    deputy.cancel(cancel.call);
+                Ok(Piece::Said(Message::Ping(token))) => {
+                    let _ = sender.send(&Message::Pong(token));
+                    continue;
                 }
-                continue;
-            }
-            Ok(Piece::Said(Message::Ping(token))) => {
-                let _ = sender.send(&Message::Pong(token));
-                continue;
-            }
-            Ok(Piece::Said(Message::Bye)) => {
-                let _ = sender.send(&Message::Bye);
+                Ok(Piece::Said(Message::Bye)) => {
+                    let _ = sender.send(&Message::Bye);
+                    Incoming::Lost("it has taken its leave".to_owned())
+                }
+                Ok(piece) => Incoming::Piece(piece),
+                Err(error) => Incoming::Lost(error.to_string()),
+            };
+            let last = matches!(incoming, Incoming::Lost(_));
+            if last {
+                // What is sent from now on is known to be undelivered.
                 sender.shutdown();
+            }
+            // A job that is home again or over listens no more.
+            let heard = self.post.send(incoming).is_ok();
+            self.ring.ring();
+            if last || !heard {
                 return;
             }
-            Ok(piece) => Incoming::Piece(piece),
-            Err(error) => Incoming::Lost(error.to_string()),
-        };
-        let last = matches!(incoming, Incoming::Lost(_));
-        // A job that is home again or over listens no more.
-        let heard = post.send(incoming).is_ok();
-        ring.ring();
-        if last || !heard {
-            return;
         }
+    }
+
+    /// Gives a call to the deputy. An error is a host that does not keep to the protocol.
+    fn call(&self, call: Call) -> Result<(), String> {
+        if self.courier.calls.fetch_add(1, Ordering::Relaxed) >= CALLS {
+            return Err(format!("it has made more than {CALLS} calls at a time"));
+        }
+        match self.desk.deputy() {
+            Some(deputy) if call.process == self.process => deputy.submit(call),
+            _ => self.courier.reply(Reply {
+                id: call.id,
+                result: -i64::from(libc::EINVAL),
+                outputs: Vec::new(),
+            }),
+        }
+        Ok(())
     }
 }
 
 impl Away {
     /// What has been said, if anything waits.
     pub fn take(&mut self) -> Option<Incoming> {
-        self.pieces.try_recv().ok()
+        loop {
+            match self.pieces.try_recv().ok()? {
+                Incoming::Piece(Piece::Data(_)) => {}
+                Incoming::Piece(Piece::Said(Message::ImageEnd(_) | Message::Failed(_))) if self.owed > 0 => {
+                    self.owed -= 1;
+                }
+                incoming => return Some(incoming),
+            }
+        }
+    }
+
+    /// A signal that asks a lost job to end: nobody else is left to receive it.
+    pub fn fatal_signal(&mut self) -> Option<i32> {
+        self.lost.as_ref()?;
+        let undelivered = std::mem::take(&mut *self.courier.undelivered());
+        undelivered.into_iter().find(|number| ENDING.contains(number))
     }
 
     /// Brings the job back. After `Ok` it runs here and this is over; after an error it is still away, unless
@@ -392,38 +499,51 @@ impl Away {
         let started = Instant::now();
         let failed = |message: String| HomeError::StillAway(ControlError::new(ErrorCode::RolledBack, message));
         if let Some(reason) = &self.lost {
-            let message = format!("{} cannot be reached: {reason}", self.host);
-            return Err(HomeError::StillAway(ControlError::new(ErrorCode::Unreachable, message)));
+            return Err(HomeError::StillAway(self.is_lost(reason)));
         }
         self.courier.hold();
-        self.sender
-            .send(&Message::Recall)
-            .map_err(|error| failed(error.to_string()))?;
+        if let Err(error) = self.sender.send(&Message::Recall) {
+            self.courier.let_go();
+            return Err(failed(error.to_string()));
+        }
         let before = self.sender.counters().received;
-        let pieces = &self.pieces;
+        self.owed += 1;
+        let (pieces, owed, patience) = (&self.pieces, &mut self.owed, office.config.timeouts.answer);
         let mut ended = None;
         let mut gone = None;
         let mut stop = None;
         let next = || loop {
-            match pieces.recv() {
+            match pieces.recv_timeout(patience) {
                 // These may cross with our Recall.
                 Ok(Incoming::Piece(Piece::Said(Message::GuestStopped(stopped)))) => stop = Some(stopped.signal),
                 Ok(Incoming::Piece(Piece::Said(Message::GoHome(_) | Message::GuestContinued))) => {}
                 Ok(Incoming::Piece(piece)) => {
-                    if let Piece::Said(Message::Exited(exited)) = &piece {
-                        ended = Some(*exited);
+                    let ours = *owed == 1;
+                    match &piece {
+                        Piece::Said(Message::Exited(exited)) => ended = Some(*exited),
+                        Piece::Said(Message::ImageEnd(_) | Message::Failed(_)) => *owed = owed.saturating_sub(1),
+                        _ if !ours => continue,
+                        _ => {}
                     }
-                    return Ok(piece);
+                    if ours || ended.is_some() {
+                        return Ok(piece);
+                    }
                 }
                 Ok(Incoming::Lost(reason)) => {
                     gone = Some(reason.clone());
                     return Err(io::Error::other(reason));
                 }
-                Err(_) => return Err(io::Error::other("the connection is closed")),
+                Err(mpsc::RecvTimeoutError::Timeout) => return Err(io::Error::other("it does not answer")),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(io::Error::other("the connection is closed")),
             }
         };
         let mut stream = ImageStream::new(next);
-        let result = rebuild(&mut stream, &self.deputy, &self.courier);
+        let result = rebuild(
+            &mut stream,
+            &self.deputy,
+            &self.courier,
+            (&office.identity.id, self.process),
+        );
         let interruption = stream.interruption.take();
         drop(stream);
         self.lost = gone.or(self.lost.take());
@@ -465,12 +585,23 @@ impl Away {
                     self.lost.get_or_insert(error.to_string());
                 }
                 self.courier.let_go();
-                Err(failed(format!(
-                    "the job could not be brought home: {reason}; it goes on at {}",
-                    self.host
-                )))
+                Err(match &self.lost {
+                    Some(reason) => HomeError::StillAway(self.is_lost(reason)),
+                    None => failed(format!(
+                        "the job could not be brought home: {reason}; it goes on at {}",
+                        self.host
+                    )),
+                })
             }
         }
+    }
+
+    fn is_lost(&self, reason: &str) -> ControlError {
+        let message = format!(
+            "{} is lost, and the job with it: {reason}; end it with `vctl kill`",
+            self.host
+        );
+        ControlError::new(ErrorCode::Unreachable, message)
     }
 
     /// Makes a deputy again of a process that could not become the program again.
@@ -504,18 +635,28 @@ type Rebuilt = Result<Restored, (String, Option<Box<vrun_shim::Injection>>)>;
 
 /// From the image on its way to the rebuilt process, which is held before its first instruction. On failure the process
 /// is given back, if it was a deputy no more.
-fn rebuild(image: &mut impl io::Read, deputy: &Deputy, courier: &Courier) -> Rebuilt {
+fn rebuild<F>(image: &mut ImageStream<F>, deputy: &Deputy, courier: &Courier, expected: (&str, i32)) -> Rebuilt
+where
+    F: FnMut() -> io::Result<Piece>,
+{
     let early = |error: &dyn std::fmt::Display| (error.to_string(), None);
-    let mut reader = Reader::new(image).map_err(|error| early(&error))?;
+    let unreadable = |error: vrun_image::Error| early(&GuestError::from(error));
+    let mut reader = Reader::new(image).map_err(unreadable)?;
     let mut job = match reader.next() {
         Ok(Record::Job(job)) => job,
         Ok(_) => return Err(early(&"the image begins with something else than a job")),
-        Err(error) => return Err(early(&error)),
+        Err(error) => return Err(unreadable(error)),
     };
     let [process] = job.processes.as_mut_slice() else {
         return Err(early(&"the image is not of one process"));
     };
-    // The guest is frozen now, so no call is outstanding.
+    if (job.id.as_str(), process.pid) != expected {
+        return Err(early(&"the image is of another job"));
+    }
+    // A guest that is frozen has made none, and the executor could not be retired from it.
+    if courier.calls.load(Ordering::Relaxed) != 0 {
+        return Err(early(&"a call of the guest is still under way"));
+    }
     let injection = deputy.retire().map_err(|error| early(&error))?;
     // Neither can a signal be fetched any more: these are all that the guest did not get.
     process
@@ -527,9 +668,12 @@ fn rebuild(image: &mut impl io::Read, deputy: &Deputy, courier: &Courier) -> Reb
         Ok(injection) => (error, Some(Box::new(injection))),
         Err(_) => (error, None),
     };
-    let mut build = || -> Result<Restored, GuestError> {
+    let build = || -> Result<Restored, GuestError> {
         let restorer = Restorer::begin(tracee, process, Home::Deputy)?;
         fill(&restorer, &mut reader)?;
+        let rest = reader.into_inner();
+        rest.expect_end()
+            .map_err(|error| GuestError::Io("receive the image", error))?;
         Ok(restorer.finish(process)?)
     };
     build().map_err(|error| fallback(error.to_string()))

@@ -586,6 +586,9 @@ fn settle_script(injection: &Injection, pid: i32, arguments: &Range<u64>) -> Res
             .map(|entry| entry.start..entry.end),
     );
     crate::restore::clear(&mut script, keep);
+    // Whoever could make use of a deputy is its supervisor. What the program had chosen comes back with it.
+    let last_wish = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0];
+    script.call("end with the supervisor", libc::SYS_prctl, &last_wish);
     let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
     let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     let mapping = [SCRATCH_START, SCRATCH, protection, private, u64::MAX, 0];

@@ -821,3 +821,24 @@ fn new_memfd(size: u64) -> io::Result<File> {
     file.set_len(size)?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_line_has_the_deputys_relations() {
+        let guest = b"77 (a) S (b)) S 1 2 3 0 -1 4194560 69\n";
+        let deputy = b"9 (vrun) S 8 9 7 34816 9 1 2\n";
+        assert_eq!(merged_stat(guest, deputy), b"9 (a) S (b)) R 8 9 7 34816 9 4194560 69\n");
+        assert_eq!(merged_stat(b"odd", deputy), b"odd");
+    }
+
+    #[test]
+    fn a_status_has_the_deputys_identity() {
+        let guest = b"Name:\tx\nState:\tS (sleeping)\nPid:\t5\nTracerPid:\t4\nSigBlk:\t1\n";
+        let deputy = b"Name:\ty\nState:\tS (sleeping)\nPid:\t9\nTracerPid:\t0\nSigBlk:\t2\n";
+        let expected = "Name:\tx\nState:\tR (running)\nPid:\t9\nTracerPid:\t0\nSigBlk:\t1\n";
+        assert_eq!(merged_status(guest, deputy), expected.as_bytes());
+    }
+}

@@ -205,6 +205,7 @@ pub fn confine_executor() -> Result<Vec<u8>, FilterError> {
         i64::from(area::VRUN_NEXT),
         i64::from(area::VRUN_SIGNAL),
         libc::SYS_exit,
+        libc::SYS_exit_group,
         libc::SYS_rt_sigreturn,
         libc::SYS_rt_sigtimedwait,
         libc::SYS_restart_syscall,

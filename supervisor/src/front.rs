@@ -117,6 +117,21 @@ impl SupervisorSide {
         }
     }
 
+    /// Tells the front that the job does not go on here, and waits until it has said so. To be called while the program
+    /// still holds its streams: with it gone, who reads them may have seen the end of the file already.
+    pub fn end(&mut self, note: String) {
+        const PATIENCE: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 2, tv_nsec: 0 };
+        if let Some(socket) = self.socket.take()
+            && send(&socket, &ToFront::Ended { note }).is_ok()
+        {
+            while matches!(
+                poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&PATIENCE)),
+                Ok(1..) | Err(rustix::io::Errno::INTR)
+            ) && !matches!(receive::<ToSupervisor>(&socket), Ok(None) | Err(_))
+            {}
+        }
+    }
+
     /// The next message; `None` when the front is gone.
     pub fn receive(&mut self) -> Option<ToSupervisor> {
         let message = self.socket.as_ref().and_then(|socket| receive(socket).ok().flatten());

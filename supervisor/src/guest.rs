@@ -24,6 +24,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,15 +40,19 @@ const SIGNALS: [i32; 4] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIG
 
 /// The kernel's code for "make the call again unless a handler runs" (`include/linux/errno.h`).
 const ERESTARTNOHAND: i64 = -514;
+/// Messages of the origin that may wait for the main thread. More of them is no origin of ours.
+const FLOOD: usize = 16 << 10;
 /// How long a dead guest's CPU times are waited for.
 const REPORT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    #[error(transparent)]
+    #[error("{}", image_error(.0))]
     Image(#[from] vrun_image::Error),
     #[error("the image holds {0} processes; this version runs one")]
     Processes(usize),
+    #[error("the image is of the job {0}, not of {1}, which was offered")]
+    OtherJob(String, String),
     #[error(transparent)]
     Vessel(#[from] VesselError),
     #[error(transparent)]
@@ -62,6 +67,22 @@ pub enum GuestError {
     Memory(#[from] crate::memory::MemoryError),
     #[error("cannot {0}: {1}")]
     Io(&'static str, io::Error),
+}
+
+/// What is wrong with an image; where it could not be read or written, what the system or the connection says of it.
+fn image_error(error: &vrun_image::Error) -> String {
+    match error {
+        vrun_image::Error::Io(source) => source.to_string(),
+        error => error.to_string(),
+    }
+}
+
+/// Whether something failed because the process has ended.
+fn is_gone(error: &GuestError) -> bool {
+    matches!(
+        error,
+        GuestError::Trace(TraceError::Gone(_)) | GuestError::Capture(CaptureError::Trace(TraceError::Gone(_)))
+    )
 }
 
 /// A guest that is complete and has not run yet.
@@ -171,11 +192,13 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: mpsc::Sender<Event>,
+    waiting: Arc<AtomicUsize>,
     wake: Arc<OwnedFd>,
 }
 
 impl Mailbox {
     pub fn post(&self, event: Event) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         if self.sender.send(event).is_ok() {
             // The counter of an eventfd cannot overflow from single steps.
             let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
@@ -242,8 +265,10 @@ pub fn run(
     let wake =
         Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?);
     let (events, inbox) = mpsc::channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
     let mailbox = Mailbox {
         sender: events,
+        waiting: Arc::clone(&waiting),
         wake: Arc::clone(&wake),
     };
     let Built {
@@ -268,8 +293,8 @@ pub fn run(
     let quiet = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?;
     let served = Arc::clone(&door);
     spawn("door", Box::new(move || served.serve(quiet.as_fd())))?;
-    let (replies, post) = (Arc::clone(&door), mailbox.clone());
-    spawn("receiver", Box::new(move || receive(receiver, &replies, &post)))?;
+    let (replies, post, line) = (Arc::clone(&door), mailbox.clone(), sender.clone());
+    spawn("receiver", Box::new(move || receive(receiver, &line, &replies, &post)))?;
 
     ready(
         Arc::new(Facts {
@@ -317,21 +342,25 @@ pub fn run(
         if !fds[1].revents().is_empty() {
             sys::drain(wake.as_fd());
         }
-        if guest.reap()? || guest.over {
-            return Ok(());
-        }
-        while let Ok(event) = inbox.try_recv() {
-            if guest.event(event)? {
-                return Ok(());
-            }
+        match guest.attend(&inbox, &waiting) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // It ended while something was done to it: its end wakes us in a moment.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// The channel's receiver: replies go straight to the door.
-fn receive(mut receiver: Receiver, door: &Door, mailbox: &Mailbox) {
-    loop {
+fn receive(mut receiver: Receiver, sender: &Sender, door: &Door, mailbox: &Mailbox) {
+    let lost = loop {
         match Piece::receive(&mut receiver) {
+            _ if mailbox.waiting.load(Ordering::Relaxed) > FLOOD => {
+                // The main thread may be waiting for it to take something.
+                sender.shutdown();
+                break "it says more than can be heard".to_owned();
+            }
             Ok(Piece::Said(Message::Reply(reply))) => door.reply(reply),
             Ok(Piece::Said(message)) => {
                 if matches!(message, Message::Signal(_)) {
@@ -340,18 +369,30 @@ fn receive(mut receiver: Receiver, door: &Door, mailbox: &Mailbox) {
                 mailbox.post(Event::Said(message));
             }
             Ok(Piece::Data(_)) => {}
-            Err(error) => {
-                door.lose();
-                mailbox.post(Event::Lost(error.to_string()));
-                return;
-            }
+            Err(error) => break error.to_string(),
         }
-    }
+    };
+    door.lose();
+    mailbox.post(Event::Lost(lost));
 }
 
 impl Guest {
     fn pid(&self) -> i32 {
         self.tracee.tid()
+    }
+
+    /// Looks after everything that waits. True: nothing is left to do here.
+    fn attend(&mut self, inbox: &mpsc::Receiver<Event>, waiting: &AtomicUsize) -> Result<bool, GuestError> {
+        if self.reap()? || self.over {
+            return Ok(true);
+        }
+        while let Ok(event) = inbox.try_recv() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            if self.event(event)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes what the kernel reports of the guest. True: it has ended.
@@ -408,6 +449,7 @@ impl Guest {
     }
 
     fn ended(&mut self, status: Status) {
+        self.stays("the job has just ended");
         let status = match status {
             Status::Killed { signal, core } => ExitStatus::Signal { number: signal, core },
             Status::Exited(code) => ExitStatus::Code(code),
@@ -632,7 +674,10 @@ impl Guest {
                 }
             }
             // It is being restored at home, where the deputy's queue goes with it; only a failure brings it back here.
-            Condition::Held(_) => tracing::warn!("a signal arrived while the guest was on its way home"),
+            Condition::Held(_) => {
+                self.door.received();
+                tracing::warn!("a signal arrived while the guest was on its way home");
+            }
         }
         Ok(())
     }
@@ -641,6 +686,9 @@ impl Guest {
     fn go_home(&mut self) {
         self.asked_home = false;
         if let Err(error) = self.send_home() {
+            if is_gone(&error) {
+                return; // its end is the answer
+            }
             tracing::error!("cannot send the guest home: {error}");
             self.stays(&error.to_string());
             self.say(&Message::Failed(Reason {
@@ -684,6 +732,7 @@ impl Guest {
         process.working_directory.clone_from(&home.working_directory);
         process.credentials.clone_from(&home.credentials);
         process.umask = home.umask;
+        process.threads[0].parent_death_signal = home.threads[0].parent_death_signal;
         let mut job = self.job.clone();
         job.clocks = capture::clocks(self.pid());
         job.processes = vec![captured.process.clone()];
@@ -705,7 +754,7 @@ fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// A stream of the pieces that a receiver gets.
-pub fn stream(receiver: &mut Receiver) -> ImageStream<impl FnMut() -> io::Result<Piece> + '_> {
-    ImageStream::new(move || Piece::receive(receiver).map_err(io::Error::other))
+/// A stream of the pieces that a receiver gets; each has to come within `patience`.
+pub fn stream(receiver: &mut Receiver, patience: Duration) -> ImageStream<impl FnMut() -> io::Result<Piece> + '_> {
+    ImageStream::new(move || Piece::receive_by(receiver, Instant::now() + patience).map_err(io::Error::other))
 }

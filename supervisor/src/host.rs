@@ -11,6 +11,7 @@ use crate::control::{self, ControlError, ErrorCode, Moved, Outcome, Request, Rol
 use crate::guest::{self, Facts, GuestError, Mailbox};
 use crate::peers;
 use crate::proc::ProcDir;
+use std::io::{self, Read};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use vrun_image::state::CpuFeatures;
@@ -19,6 +20,8 @@ use vrun_remote_io::message::{Message, Offer, Reason, Refuse, RefuseCode, Runnin
 
 /// Memory that must stay free beside a guest.
 const RESERVE: u64 = 32 << 20;
+/// Bytes of an image after which that is looked at again.
+const LOOK: u64 = 16 << 20;
 
 impl From<GuestError> for ControlError {
     fn from(error: GuestError) -> Self {
@@ -43,11 +46,17 @@ pub fn receive_job(config: &Config, sender: Sender, mut receiver: Receiver) -> R
         crate::deliver::say_bye(config, &sender, &mut receiver);
         return Ok(());
     }
-    let mut stream = guest::stream(&mut receiver);
-    let built = guest::build(&mut stream).and_then(|built| {
+    let mut stream = guest::stream(&mut receiver, config.timeouts.answer);
+    let built = guest::build(Rationed::new(&mut stream)).and_then(|built| {
         stream
             .expect_end()
             .map_err(|error| GuestError::Io("receive the image", error))?;
+        let job = built.job();
+        if (job.id.as_str(), job.processes[0].pid) != (offer.job.as_str(), offer.pid) {
+            let said = |id: &str, pid| format!("{id} (process {pid})");
+            let (is, offered) = (said(&job.id, job.processes[0].pid), said(&offer.job, offer.pid));
+            return Err(GuestError::OtherJob(is, offered));
+        }
         Ok(built)
     });
     let gave_up = matches!(stream.interruption, Some(Message::Bye));
@@ -91,6 +100,37 @@ pub fn receive_job(config: &Config, sender: Sender, mut receiver: Receiver) -> R
     });
     drop(server);
     Ok(result?)
+}
+
+/// An image that may not use up this host's memory, whatever the offer said of it.
+struct Rationed<R> {
+    image: R,
+    read: u64,
+    look_at: u64,
+}
+
+impl<R> Rationed<R> {
+    fn new(image: R) -> Self {
+        Self {
+            image,
+            read: 0,
+            look_at: LOOK,
+        }
+    }
+}
+
+impl<R: Read> Read for Rationed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.read >= self.look_at {
+            self.look_at = self.read + LOOK;
+            if available_memory() < RESERVE {
+                return Err(io::Error::other("this host has no memory left for it"));
+            }
+        }
+        let taken = self.image.read(out)?;
+        self.read += taken as u64;
+        Ok(taken)
+    }
 }
 
 /// Why this host cannot take the job.

@@ -13,7 +13,7 @@
 //! its child, so that the job is over exactly when no child is left.
 
 use crate::away::{self, Away, Departure, HomeError, Identity, Incoming, Office, Ring, tell};
-use crate::capture::{self, Frozen};
+use crate::capture;
 use crate::config::Config;
 use crate::control::{self, ControlError, Moved, Outcome, Progress, Request, Role, State};
 use crate::deputy::Desk;
@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
-use vrun_remote_io::message::{COMMAND_MAX, Exited, Message, Offer, Stopped};
+use vrun_remote_io::message::{COMMAND_MAX, ExitStatus, Exited, Message, Offer, Stopped};
 use vrun_shim::{Status, area};
 
 /// What a supervisor begins with.
@@ -66,7 +66,7 @@ pub struct ImageSource {
 pub enum Event {
     /// A client asks. The answer goes through the channel; a client that is gone is no error.
     Request(Request, mpsc::Sender<Reply>),
-    /// A client's thread wants to offer the job to a host: what is to be said of it? It is brought home first.
+    /// A client's thread wants to offer the job to a host: what is to be said of it?
     Describe(mpsc::Sender<Result<Offer, ControlError>>),
     /// That host has accepted.
     Depart(Box<Departure>, mpsc::Sender<Reply>),
@@ -145,10 +145,10 @@ struct Job {
     desk: Arc<Desk>,
     /// Where the body is, if it is not here.
     away: Option<Away>,
+    /// Bytes in use when it was last looked at here.
+    memory: u64,
     /// A stop of the deputy that the guest's own stop made; its signal.
     stopping: Option<i32>,
-    /// The job does not go on here, and where it is: what the front is to say.
-    left: Option<String>,
     children: SignalFd,
     wake: Arc<OwnedFd>,
     events: mpsc::Receiver<Event>,
@@ -253,8 +253,8 @@ impl Job {
             listener,
             desk,
             away: None,
+            memory: 0,
             stopping: None,
-            left: None,
             children,
             wake: Arc::clone(&mailbox.wake),
             mailbox,
@@ -290,7 +290,7 @@ impl Job {
                 self.obey(message);
             }
             while let Ok(event) = self.events.try_recv() {
-                self.handle(event);
+                self.handle(event, side);
             }
             self.hear();
         }
@@ -326,10 +326,7 @@ impl Job {
                 let _ = away.sender.send(&Message::Kill);
                 let _ = away.sender.send(&Message::Bye);
             }
-            side.tell(&match self.left.take() {
-                Some(note) => ToFront::Ended { note },
-                None => ToFront::Exited { status, over: !left },
-            });
+            side.tell(&ToFront::Exited { status, over: !left });
         }
         left
     }
@@ -388,7 +385,7 @@ impl Job {
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: Event, side: &mut SupervisorSide) {
         match event {
             Event::Request(request, client) => {
                 let result = match request {
@@ -399,7 +396,7 @@ impl Job {
                         path,
                         keep_running,
                         with_files,
-                    } => self.save(&path, keep_running, with_files),
+                    } => self.save(&path, keep_running, with_files, side),
                     Request::Stats => self.statistics(),
                     Request::Migrate { .. } | Request::Send { .. } => {
                         Err(ControlError::refused("a client's thread has to find the host first"))
@@ -414,7 +411,7 @@ impl Job {
                 let _ = client.send(Reply::Done(self.depart(*departure)));
             }
             Event::Deliver(delivery, client) => {
-                let _ = client.send(Reply::Done(self.deliver(*delivery)));
+                let _ = client.send(Reply::Done(self.deliver(*delivery, side)));
             }
             Event::Incoming => {}
         }
@@ -453,10 +450,10 @@ impl Job {
     fn describe(&mut self) -> Result<Offer, ControlError> {
         self.verdict()
             .map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
-        if self.away.is_some() {
-            self.come_home()?;
-        }
         let status = self.status();
+        if self.away.is_none() {
+            self.memory = status.memory_bytes;
+        }
         let system = rustix::system::uname();
         let cpu = crate::cpu::features(&self.config.hidden_cpu_features())
             .map_err(|error| ControlError::refused(format!("cannot read the CPU's features: {error}")))?;
@@ -466,11 +463,15 @@ impl Job {
             command: clip_command(&self.command),
             processes: 1,
             threads: 1,
-            memory: status.memory_bytes,
+            memory: self.memory,
             cpu_flags: cpu.flags,
             kernel: system.release().to_string_lossy().into_owned(),
             architecture: system.machine().to_string_lossy().into_owned(),
-            pid: self.pid,
+            pid: crate::proc::ProcDir::open(self.pid)
+                .and_then(|directory| directory.status())
+                .ok()
+                .and_then(|status| status.namespace_pids.last().copied())
+                .unwrap_or(self.pid),
             dry_run: false,
         })
     }
@@ -485,7 +486,14 @@ impl Job {
         }
     }
 
+    /// Goes to a host that has accepted; from another one, by way of home.
     fn depart(&mut self, departure: Departure) -> Result<Outcome, ControlError> {
+        if let Some(away) = &self.away {
+            if departure.leads_to(away) {
+                return Err(ControlError::refused(format!("the job is at {} already", away.host)));
+            }
+            self.come_home()?;
+        }
         self.verdict()
             .map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
         let (away, moved) = away::depart(self.pid, departure, &self.office())?;
@@ -548,6 +556,14 @@ impl Job {
                 }
             }
         }
+        // The deputy of a job that is lost has every signal blocked, and nobody to hand them to.
+        if let Some(number) = self.away.as_mut().and_then(Away::fatal_signal) {
+            self.guest_ended(Exited {
+                status: ExitStatus::Signal { number, core: false },
+                user_us: 0,
+                system_us: 0,
+            });
+        }
     }
 
     /// The guest has ended: the deputy, which the shell knows, ends in the same way.
@@ -560,21 +576,34 @@ impl Job {
         let _ = away.sender.send(&Message::Bye);
     }
 
-    fn save(&mut self, path: &Path, keep_running: bool, with_files: bool) -> Result<Outcome, ControlError> {
+    fn save(
+        &mut self,
+        path: &Path,
+        keep_running: bool,
+        with_files: bool,
+        side: &mut SupervisorSide,
+    ) -> Result<Outcome, ControlError> {
         self.at_home()?;
         let saved = save::to_file(self.pid, path, with_files, &self.office())?;
-        self.end_or_go_on(saved.frozen, keep_running, || format!("saved to {}", path.display()))?;
+        if keep_running {
+            saved.frozen.release()?;
+        } else {
+            self.end_here(format!("saved to {}", path.display()), side)?;
+        }
         Ok(Outcome::Saved {
             path: path.to_owned(),
             bytes: saved.bytes,
         })
     }
 
-    fn deliver(&mut self, delivery: Delivery) -> Result<Outcome, ControlError> {
+    fn deliver(&mut self, delivery: Delivery, side: &mut SupervisorSide) -> Result<Outcome, ControlError> {
+        if self.away.is_some() {
+            self.come_home()?;
+        }
         self.at_home()?;
         let host = delivery.host.clone();
         let (id, saved) = save::to_host(self.pid, delivery, &self.office())?;
-        self.end_or_go_on(saved.frozen, false, || format!("stored at {host} as {id}"))?;
+        self.end_here(format!("stored at {host} as {id}"), side)?;
         Ok(Outcome::Stored { id, bytes: saved.bytes })
     }
 
@@ -588,17 +617,9 @@ impl Job {
             .map_err(|reason| ControlError::refused(format!("the job cannot be saved now: {reason}")))
     }
 
-    /// After its image is safe, a job goes on or ends here.
-    fn end_or_go_on(
-        &mut self,
-        frozen: Frozen,
-        keep_running: bool,
-        note: impl FnOnce() -> String,
-    ) -> Result<(), ControlError> {
-        if keep_running {
-            return frozen.release().map_err(Into::into);
-        }
-        self.left = Some(note());
+    /// Its image is safe: the job ends here, and the front says where it is.
+    fn end_here(&self, note: String, side: &mut SupervisorSide) -> Result<(), ControlError> {
+        side.end(note);
         launch::send_signal(self.pid, libc::SIGKILL, None)
             .map_err(|error| ControlError::refused(format!("cannot end process {}: {error}", self.pid)))
     }
@@ -619,15 +640,13 @@ impl Job {
     }
 
     fn kill(&self, signal: i32) -> Result<Outcome, ControlError> {
-        if let Some(host) = self
-            .away
-            .as_ref()
-            .filter(|away| away.lost.is_some())
-            .map(|away| &away.host)
+        if let Some(away) = self.away.as_ref().filter(|away| away.lost.is_some())
             && signal != libc::SIGKILL
+            && !away::ENDING.contains(&signal)
         {
+            let host = &away.host;
             let advice = format!(
-                "{host} is lost, and the program with it; end what is left with vctl kill -s KILL {}",
+                "{host} is lost, and the program with it; end what is left with `vctl kill {}`",
                 self.id
             );
             return Err(ControlError::refused(advice));

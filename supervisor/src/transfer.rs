@@ -4,6 +4,7 @@
 //! peer says in the middle of an image ends the stream and is kept for the caller.
 
 use std::io::{self, Read, Write};
+use std::time::Instant;
 use vrun_remote_io::channel::{ChannelError, Frame, Receiver, Sender};
 use vrun_remote_io::message::{BulkKind, ImageEnd, Message};
 
@@ -70,16 +71,27 @@ pub enum Piece {
     Said(Message),
 }
 
-impl Piece {
-    /// The next one of a channel.
-    pub fn receive(receiver: &mut Receiver) -> Result<Self, ChannelError> {
-        Ok(match receiver.recv()? {
+impl From<Frame<'_>> for Piece {
+    fn from(frame: Frame<'_>) -> Self {
+        match frame {
             Frame::Bulk {
                 kind: BulkKind::ImageData,
                 bytes,
             } => Self::Data(bytes.to_vec()),
             Frame::Message(message) => Self::Said(message),
-        })
+        }
+    }
+}
+
+impl Piece {
+    /// The next one of a channel.
+    pub fn receive(receiver: &mut Receiver) -> Result<Self, ChannelError> {
+        receiver.recv().map(Self::from)
+    }
+
+    /// The next one of a channel, if it comes before then.
+    pub fn receive_by(receiver: &mut Receiver, until: Instant) -> Result<Self, ChannelError> {
+        receiver.recv_deadline(until).map(Self::from)
     }
 }
 

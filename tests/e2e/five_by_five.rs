@@ -38,8 +38,8 @@ const PROGRAMS: [Program; 5] = {
         }
     }
     [
-        row("compute", "c:compute 1000000000", "py:compute 4000000", Ticks(30)),
-        row("count", "c:count 40", "py:count 40", Lines(10)),
+        row("compute", "c:compute 1500000000", "py:compute 6000000", Ticks(30)),
+        row("count", "c:count 80", "py:count 80", Lines(10)),
         row("recurse", "c:recurse 400", "py:recurse 400", Lines(20)),
         row("lines", "c:lines in.txt", "py:lines in.txt", Lines(10)),
         Program {
@@ -102,7 +102,7 @@ fn check(world: &World, program: Program, line: &str, way: Way) -> Result<()> {
     let a = &world.a;
     let command = words(line);
     for dir in [HERE, PLAIN] {
-        a.put(&format!("{dir}/in.txt"), text(40))?;
+        a.put(&format!("{dir}/in.txt"), text(80))?;
     }
     let plain = start_plain(a, &command)?;
     if matches!(program.middle, Middle::Ticks(_)) {

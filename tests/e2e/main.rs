@@ -7,16 +7,20 @@
 mod harness;
 
 mod bad_input;
+mod calls;
+mod faults;
 mod five_by_five;
 mod hosts;
 mod jobs;
 mod moves;
+mod peer;
 mod security;
 mod vrun;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
+    peer::become_peer_if_asked();
     harness::host::become_keeper_if_asked();
     let arguments = Arguments::from_args();
     let modules = [
@@ -26,6 +30,8 @@ fn main() {
         moves::trials(),
         bad_input::trials(),
         security::trials(),
+        calls::trials(),
+        faults::trials(),
     ];
     let trials: Vec<Trial> = modules.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();

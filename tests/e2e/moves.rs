@@ -51,7 +51,7 @@ fn simple(world: &World, line: &str) -> Result<()> {
 /// Away and home five times, the way home said on either host.
 fn again_and_again(world: &World) -> Result<()> {
     let World { a, b, .. } = world;
-    let command = words("py:count 60");
+    let command = words("py:count 160");
     let (job, plain) = (start(a, &command)?, start_plain(a, &command)?);
     job.wait_lines(3)?;
     for round in 0..5 {

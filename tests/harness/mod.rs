@@ -75,6 +75,8 @@ pub(crate) struct Options {
     pub(crate) user: User,
     /// Host names, in the order of their addresses; `b` is bare.
     pub(crate) hosts: Vec<&'static str>,
+    /// Size of `a`'s file system for stored images, as `mount -o size=` takes it.
+    pub(crate) state_of_a: &'static str,
     /// Size of `b`'s file system for stored images, as `mount -o size=` takes it.
     pub(crate) state_of_b: &'static str,
 }
@@ -84,6 +86,7 @@ impl From<User> for Options {
         Self {
             user,
             hosts: vec!["a", "b"],
+            state_of_a: "1g",
             state_of_b: "1g",
         }
     }
@@ -190,8 +193,14 @@ fn host_spec(name: &str, options: &Options, programs: &Path) -> Result<HostSpec>
         }
     } else {
         files.push((programs.to_owned(), PROGRAMS.into()));
+        // This executable can itself be a program of a test.
+        files.push((std::env::current_exe()?, Path::new(BIN).join("peer")));
     }
-    let state_size = if bare { options.state_of_b } else { "1g" };
+    let state_size = match name {
+        "a" => options.state_of_a,
+        "b" => options.state_of_b,
+        _ => "1g",
+    };
     Ok(HostSpec {
         name: name.to_owned(),
         bare,

@@ -4,13 +4,6 @@
 #include <sys/stat.h>
 #include "pause.h"
 
-#define TRY(call) \
-    do { \
-        errno = 0; \
-        long result = (call); \
-        say("%-24.24s %ld %s", #call, result, result < 0 ? strerror(errno) : ""); \
-    } while (0)
-
 static int named(const struct dirent *entry) { return entry->d_name[0] != '.'; }
 
 static void list(const char *dir) {

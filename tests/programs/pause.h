@@ -22,3 +22,17 @@ __attribute__((format(printf, 1, 2))) static inline void say(const char *format,
     putchar('\n');
     fflush(stdout);
 }
+
+/* The moment of the move: says ready, and waits for a line on stdin. */
+static inline void moment(void) {
+    char byte = 0;
+    say("ready");
+    while (byte != '\n' && read(0, &byte, 1) == 1)
+        ;
+}
+
+/* Makes a call that gives -1 for an error, and prints what came of it. */
+#define TRY(call) tried(#call, (call))
+static inline void tried(const char *call, long result) {
+    say("%-44.44s %ld %s", call, result, result < 0 ? strerror(errno) : "");
+}

@@ -7,14 +7,14 @@ static unsigned long down(int level, int depth) {
         frame[i] = (unsigned char)(level * 31 + i);
     if (level % 10 == 0)
         say("down %d", level);
-    pause_ms(3);
+    pause_ms(6);
     unsigned long sum = level < depth ? down(level + 1, depth) : 0;
     for (unsigned i = 0; i < sizeof frame; i++)
         if (frame[i] != (unsigned char)(level * 31 + i))
             say("level %d: byte %u of the frame is wrong", level, i);
     if (level % 10 == 0)
         say("up %d: %lu", level, sum);
-    pause_ms(3);
+    pause_ms(6);
     return sum * 3 + (unsigned long)level;
 }
 
