@@ -134,7 +134,9 @@ fn keys(world: &World) -> Result<()> {
     a.ok(["vctl", "trust", "b", &b.key()?, "--address", b.address()])?;
     refused(a, "vmigrate job b", &[5], &["b"])?;
     b.ok(["vctl", "trust", "a", &a.key()?, "--address", a.address()])?;
-    a.ok(["vctl", "trust", "b", &a.key()?, "--address", b.address()])?;
+    let key = Cmd::new(["vctl", "key"]).env("VRUN_HOME", "/tmp/home/other");
+    let nobodys = a.start(&key)?.finish()?.stdout;
+    a.ok(["vctl", "trust", "b", nobodys.trim(), "--address", b.address()])?;
     refused(a, "vmigrate job b", &[5], &["b"])?;
     refused(a, "vctl trust b no-key", &[1, 2], &["no-key"])?;
     ensure!(a.find(&command).is_some(), "the job is gone");
