@@ -75,6 +75,10 @@ fn write(test: &str, world: &World, why: &str) -> io::Result<PathBuf> {
         for pid in host.pids() {
             fs::write(dir.join(format!("proc-{pid}")), process(host, pid))?;
         }
+        let runtime = host.path(&format!("{VRUN}/runtime"));
+        for log in listing(&runtime)?.iter().filter(|file| file.ends_with(".log")) {
+            fs::copy(runtime.join(log), dir.join(log.replace('/', "-")))?;
+        }
     }
     Ok(dir)
 }
