@@ -199,7 +199,8 @@ impl Courier {
         let signal = Signal::new(info);
         let number = signal.number();
         if let Err(error) = self.sender.send(&Message::Signal(signal)) {
-            tracing::warn!("cannot send a signal: {error}");
+            // Mostly one that came in between the guest's end and the deputy's.
+            tracing::debug!("cannot send a signal: {error}");
             self.undelivered().push(number);
             self.ring.ring();
         }

@@ -574,7 +574,8 @@ impl Guest {
 
     fn kill(&self) {
         let _ = sys::kill(self.pid(), libc::SIGKILL);
-        let _ = self.tracee.wait();
+        // Stops that came before it are reported first.
+        while self.tracee.wait().is_ok_and(|status| !status.is_end()) {}
         let _ = sys::kill(self.vessel.keeper, libc::SIGKILL);
         let _ = vrun_shim::tracee::wait(self.vessel.keeper, 0);
     }

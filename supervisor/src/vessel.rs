@@ -206,7 +206,7 @@ impl Drop for Vessel {
             // namespace, and is complete only when they are reaped: one that we trace, by us.
             let _ = sys::kill(self.keeper, libc::SIGKILL);
             if self.pid > 0 {
-                let _ = vrun_shim::tracee::wait(self.pid, 0);
+                while matches!(vrun_shim::tracee::wait(self.pid, 0), Ok(Some((_, status))) if !status.is_end()) {}
             }
             let _ = vrun_shim::tracee::wait(self.keeper, 0);
         }
