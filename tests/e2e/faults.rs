@@ -567,12 +567,10 @@ fn destination_after(world: &World) -> Result<()> {
 
     // Forged calls and a host's every bad image, then the good one.
     let peer = misbehave(c, &["calls", "cancels", "flood", "ended"])?;
-    for act in ["calls", "cancels"] {
+    for (act, ready) in [("calls", "forged\n"), ("cancels", "cancelled\n")] {
         let job = throw(a, &command)?;
         migrate(a, "c")?;
-        if act == "calls" {
-            peer.wait_text("forged\n")?;
-        }
+        peer.wait_text(ready)?;
         let mut answers = BTreeMap::new();
         let home = loop {
             let end = a.run(["vmigrate", "job", "home"])?;

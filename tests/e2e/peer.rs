@@ -242,6 +242,7 @@ fn keep(mut line: Line, act: &str, offer: &Offer, image: &[u8]) -> Result<()> {
             loop {
                 if let Message::Reply(Reply { id: 1, result, .. }) = line.hear()? {
                     ensure!(result == -512, "the cancelled call gave {result}");
+                    println!("cancelled");
                     break;
                 }
             }
