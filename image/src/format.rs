@@ -17,8 +17,8 @@
 //!                0             4           12
 //!  Pages         │ process u32 │ start u64 │ content                        1 to 256 pages of 4096 bytes
 //!
-//!                0             4          8            16
-//!  File          │ process u32 │ file u32 │ offset u64 │ content            1 byte to 1 MiB
+//!                0          4              8            16
+//!  File          │ file u32 │ reserved u32 │ offset u64 │ content           1 byte to 1 MiB
 //!
 //!                0              8                16               24
 //!  End           │ sections u64 │ page bytes u64 │ file bytes u64 │         sections before End, sums of content
@@ -31,9 +31,8 @@
 //!   of a body is a new version of that section; a change of this envelope is a new [`VERSION`].
 //! - The Job's encoding is bincode 1.3 with fixed-width little-endian integers, without trailing bytes. bincode sees
 //!   nothing but the Job: the content of pages and files is raw.
-//! - `process` is an index into [`Job::processes`], `file` one into that process's
-//!   [`Descriptors::files`](crate::state::Descriptors::files). A run of pages is page-aligned and lies wholly inside
-//!   one area; a run of a file belongs to a regular file that is marked as stored and lies inside its size. What is
+//! - `process` is an index into [`Job::processes`], `file` one into [`Job::files`]. A run of pages is page-aligned and lies
+//!   wholly inside one area; a run of a file belongs to one that is marked as stored and lies inside its size. What is
 //!   stored twice is as it was stored last. What is not stored is zero, or, in a mapping of a file, as in that file.
 //! - A section's length is checked against its cap before anything is allocated, its CRC before its body is looked at,
 //!   and the Job with [`Job::validate`] before it is handed out.
@@ -45,7 +44,7 @@ use std::mem;
 use bincode::Options;
 use crc32fast::Hasher;
 
-use crate::state::{FileKind, Job, Process};
+use crate::state::{FileKind, Job, OpenFile, Process};
 use crate::validate::{Invalid, ensure};
 
 /// The first bytes of every image.
@@ -191,13 +190,8 @@ pub enum Record<'a> {
     Job(Box<Job>),
     /// Memory of `processes[process]` from address `start`: whole pages inside one area.
     Pages { process: u32, start: u64, bytes: &'a [u8] },
-    /// Content of `processes[process].descriptors.files[file]` from byte `offset`.
-    File {
-        process: u32,
-        file: u32,
-        offset: u64,
-        bytes: &'a [u8],
-    },
+    /// Content of `files[file]` from byte `offset`.
+    File { file: u32, offset: u64, bytes: &'a [u8] },
     /// The image is complete.
     End(Totals),
 }
@@ -227,41 +221,29 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// What of a job its runs are checked against, in the writer as in the reader.
 #[derive(Debug)]
 struct Manifest {
-    processes: Vec<Extents>,
-}
-
-/// Where the runs of one process may lie.
-#[derive(Debug)]
-struct Extents {
-    /// (start, end), ascending.
-    areas: Vec<(u64, u64)>,
+    /// The areas of each process: (start, end), ascending.
+    processes: Vec<Vec<(u64, u64)>>,
     /// The size of each file that is stored, `None` for the others.
     files: Vec<Option<u64>>,
 }
 
 impl Manifest {
     fn of(job: &Job) -> Manifest {
-        let extents = |process: &Process| Extents {
-            areas: process.memory.areas.iter().map(|area| (area.start, area.end)).collect(),
-            files: (process.descriptors.files.iter())
-                .map(|file| match &file.kind {
-                    FileKind::Regular(file) if file.stored => Some(file.size),
-                    _ => None,
-                })
-                .collect(),
+        let areas = |process: &Process| process.memory.areas.iter().map(|area| (area.start, area.end)).collect();
+        let size = |file: &OpenFile| match &file.kind {
+            FileKind::Regular(file) if file.stored => Some(file.size),
+            _ => None,
         };
         Manifest {
-            processes: job.processes.iter().map(extents).collect(),
+            processes: job.processes.iter().map(areas).collect(),
+            files: job.files.iter().map(size).collect(),
         }
     }
 
-    fn process(&self, index: u32) -> Result<&Extents, Invalid> {
-        let process = self.processes.get(index as usize);
-        process.ok_or_else(|| Invalid::new(format_args!("a run is of process {index}, which the job does not have")))
-    }
-
     fn check_pages(&self, process: u32, start: u64, length: usize) -> Result<(), Invalid> {
-        let areas = &self.process(process)?.areas;
+        let areas = self.processes.get(process as usize);
+        let areas =
+            areas.ok_or_else(|| Invalid::new(format_args!("a run is of process {process}, which the job does not have")))?;
         ensure!(
             start.is_multiple_of(PAGE),
             "a run of pages of process {process} begins inside a page, at {start:#x}"
@@ -278,18 +260,16 @@ impl Manifest {
         Ok(())
     }
 
-    fn check_file(&self, process: u32, file: u32, offset: u64, length: usize) -> Result<(), Invalid> {
-        let size = self.process(process)?.files.get(file as usize).copied().flatten();
+    fn check_file(&self, file: u32, offset: u64, length: usize) -> Result<(), Invalid> {
+        let size = self.files.get(file as usize).copied().flatten();
         let size = size.ok_or_else(|| {
-            let what = "which is not a regular file marked as stored";
-            Invalid::new(format_args!(
-                "there is content for file {file} of process {process}, {what}"
-            ))
+            let what = "which is not marked as stored";
+            Invalid::new(format_args!("there is content for file {file}, {what}"))
         })?;
-        ensure!(length != 0, "a run of file {file} of process {process} is empty");
+        ensure!(length != 0, "a run of file {file} is empty");
         ensure!(
             offset <= size && length as u64 <= size - offset,
-            "the run of {length} bytes of file {file} of process {process} at byte {offset} is not in its {size} bytes"
+            "the run of {length} bytes of file {file} at byte {offset} is not in its {size} bytes"
         );
         Ok(())
     }
@@ -357,17 +337,16 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes content of `processes[process].descriptors.files[file]`, a regular file marked as stored, from byte
-    /// `offset`; `bytes` are not empty and end inside its size.
+    /// Writes content of `files[file]`, which is marked as stored, from byte `offset`; `bytes` are not empty and end
+    /// inside its size.
     ///
     /// # Errors
     /// As for [`Writer::pages`].
-    pub fn file(&mut self, process: u32, file: u32, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    pub fn file(&mut self, file: u32, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.check_cap(Kind::File, (FILE_PREFIX + bytes.len()) as u64)?;
-        self.manifest()?.check_file(process, file, offset, bytes.len())?;
+        self.manifest()?.check_file(file, offset, bytes.len())?;
         let mut prefix = [0; FILE_PREFIX];
-        prefix[..4].copy_from_slice(&process.to_le_bytes());
-        prefix[4..8].copy_from_slice(&file.to_le_bytes());
+        prefix[..4].copy_from_slice(&file.to_le_bytes());
         prefix[8..].copy_from_slice(&offset.to_le_bytes());
         self.section(Kind::File, &prefix, bytes)?;
         self.totals.file_bytes += bytes.len() as u64;
@@ -524,21 +503,16 @@ impl<R: Read> Reader<R> {
                 let body = &self.buffer[..length];
                 ensure!(
                     length >= FILE_PREFIX,
-                    "a File section is too short to name its process, file and offset"
+                    "a File section is too short to name its file and offset"
                 );
-                let (process, file) = (u32::from_le_bytes(field(body, 0)), u32::from_le_bytes(field(body, 4)));
+                let file = u32::from_le_bytes(field(body, 0));
                 let offset = u64::from_le_bytes(field(body, 8));
                 let bytes = &body[FILE_PREFIX..];
-                manifest.check_file(process, file, offset, bytes.len())?;
+                manifest.check_file(file, offset, bytes.len())?;
                 self.totals.sections += 1;
                 self.totals.file_bytes += bytes.len() as u64;
                 self.stage = Stage::Runs(manifest);
-                Ok(Record::File {
-                    process,
-                    file,
-                    offset,
-                    bytes,
-                })
+                Ok(Record::File { file, offset, bytes })
             }
             (Kind::End, Stage::Runs(_)) => {
                 ensure!(

@@ -42,6 +42,8 @@ pub struct Report {
     file_bytes: u64,
     image_bytes: u64,
     sections: u64,
+    /// Open file descriptions, which the descriptors of all processes refer to.
+    files: Vec<FileReport>,
     processes: Vec<ProcessReport>,
 }
 
@@ -60,7 +62,6 @@ struct ProcessReport {
     threads: Vec<ThreadReport>,
     areas: Vec<AreaReport>,
     descriptors: Vec<Slot>,
-    files: Vec<FileReport>,
     signals: Vec<SignalReport>,
     /// Signals' numbers.
     pending: Vec<i32>,
@@ -128,19 +129,16 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
     let Record::Job(job) = reader.next()? else {
         return Err(Invalid::new(format_args!("its first section is not the Job")).into());
     };
-    let mut stored: Vec<Stored> = job.processes.iter().map(Stored::of).collect();
+    // Runs, as (start, end).
+    let mut stored = vec![Vec::new(); job.processes.len()];
+    let mut contents = vec![Vec::new(); job.files.len()];
     let totals = loop {
         match reader.next()? {
             Record::Pages { process, start, bytes } => {
-                stored[process as usize].pages.push((start, start + bytes.len() as u64));
+                stored[process as usize].push((start, start + bytes.len() as u64));
             }
-            Record::File {
-                process,
-                file,
-                offset,
-                bytes,
-            } => {
-                stored[process as usize].files[file as usize].push((offset, offset + bytes.len() as u64));
+            Record::File { file, offset, bytes } => {
+                contents[file as usize].push((offset, offset + bytes.len() as u64));
             }
             Record::End(totals) => break totals,
             Record::Job(_) => return Err(Invalid::new(format_args!("it has a second Job section")).into()),
@@ -162,9 +160,12 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
         .flat_map(|process| &process.areas)
         .map(|area| area.stored_bytes)
         .sum();
-    let file_bytes = processes
+    contents.iter_mut().for_each(|runs| runs.sort_unstable());
+    let files: Vec<_> = (job.files.iter().zip(&contents))
+        .map(|(file, runs)| file_report(file, runs))
+        .collect();
+    let file_bytes = files
         .iter()
-        .flat_map(|process| &process.files)
         .filter_map(|file| file.stored_bytes)
         .sum();
     Ok(Report {
@@ -182,23 +183,9 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
         file_bytes,
         image_bytes,
         sections: totals.sections,
+        files,
         processes,
     })
-}
-
-/// The runs of one process, as (start, end).
-struct Stored {
-    pages: Vec<(u64, u64)>,
-    files: Vec<Vec<(u64, u64)>>,
-}
-
-impl Stored {
-    fn of(process: &Process) -> Stored {
-        Stored {
-            pages: Vec::new(),
-            files: vec![Vec::new(); process.descriptors.files.len()],
-        }
-    }
 }
 
 /// How many of the bytes from `start` to `end` are in at least one run; the runs are sorted and none crosses either.
@@ -210,9 +197,8 @@ fn distinct(runs: &[(u64, u64)], start: u64, end: u64) -> u64 {
     bytes
 }
 
-fn process_report(process: &Process, mut stored: Stored) -> ProcessReport {
-    stored.pages.sort_unstable();
-    stored.files.iter_mut().for_each(|runs| runs.sort_unstable());
+fn process_report(process: &Process, mut pages: Vec<(u64, u64)>) -> ProcessReport {
+    pages.sort_unstable();
     ProcessReport {
         pid: process.pid,
         parent: process.parent,
@@ -228,16 +214,9 @@ fn process_report(process: &Process, mut stored: Stored) -> ProcessReport {
             .memory
             .areas
             .iter()
-            .map(|area| area_report(area, &stored.pages))
+            .map(|area| area_report(area, &pages))
             .collect(),
-        descriptors: process.descriptors.slots.clone(),
-        files: process
-            .descriptors
-            .files
-            .iter()
-            .zip(&stored.files)
-            .map(|(file, runs)| file_report(file, runs))
-            .collect(),
+        descriptors: process.descriptors.clone(),
         signals: process.signals.actions.iter().map(signal_report).collect(),
         pending: numbers(&process.signals.pending),
     }
@@ -266,6 +245,7 @@ fn area_report(area: &Area, pages: &[(u64, u64)]) -> AreaReport {
         AreaKind::Heap => ("heap", None),
         AreaKind::Stack => ("stack", None),
         AreaKind::File(file) => ("file", Some(file)),
+        AreaKind::Shared { .. } => ("shared", None),
     };
     // gnu_dev_major and gnu_dev_minor of the C library, the form in which stat(2) gives a device.
     let device = file.map_or(0, |file| file.device);
@@ -451,14 +431,20 @@ impl Display for Report {
             "image      format {}, {} sections, {image}",
             self.format_version, self.sections
         )?;
-        self.processes.iter().try_for_each(|process| write!(f, "\n{process}"))
+        self.processes
+            .iter()
+            .try_for_each(|process| write!(f, "\n{}", WithFiles(process, &self.files)))
     }
 }
 
-impl Display for ProcessReport {
+/// A process with the open files that its descriptors refer to.
+struct WithFiles<'a>(&'a ProcessReport, &'a [FileReport]);
+
+impl Display for WithFiles<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "process {}  {}", self.pid, self.executable)?;
-        let Self {
+        let Self(process, files) = self;
+        writeln!(f, "process {}  {}", process.pid, process.executable)?;
+        let ProcessReport {
             parent,
             group,
             session,
@@ -466,30 +452,30 @@ impl Display for ProcessReport {
             gid,
             umask,
             ..
-        } = self;
+        } = process;
         writeln!(
             f,
             "  parent {parent}, group {group}, session {session}, uid {uid}, gid {gid}, umask {umask}"
         )?;
-        writeln!(f, "  working directory {}", self.working_directory)?;
-        list(f, "threads: tid, rip, state, name", &self.threads)?;
+        writeln!(f, "  working directory {}", process.working_directory)?;
+        list(f, "threads: tid, rip, state, name", &process.threads)?;
         list(
             f,
             "memory: start-end, protection, offset, device, inode, stored, what",
-            &self.areas,
+            &process.areas,
         )?;
-        let descriptors = self
+        let descriptors = process
             .descriptors
             .iter()
-            .map(|slot| Descriptor(slot, &self.files[slot.file as usize]));
+            .map(|slot| Descriptor(slot, &files[slot.file as usize]));
         list(
             f,
             "descriptors: number (+ is close-on-exec), kind, flags, what",
             descriptors,
         )?;
-        list(f, "signals: name, action, flags, mask", &self.signals)?;
-        if !self.pending.is_empty() {
-            writeln!(f, "  pending:{}", Names(&self.pending))?;
+        list(f, "signals: name, action, flags, mask", &process.signals)?;
+        if !process.pending.is_empty() {
+            writeln!(f, "  pending:{}", Names(&process.pending))?;
         }
         Ok(())
     }

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! Job ─┬─ Host, Clocks, CpuFeatures      where and when it was frozen
+//!      ├─ OpenFile*                       open file descriptions: what `dup` and `fork` share
+//!      ├─ SharedMemory*                   what several areas, of one or more processes, show
+//!      ├─ Zombie*                         processes that have ended and were not waited for
 //!      └─ Process ─┬─ Memory ── Area*     layout only; page contents travel as raw runs
-//!                  ├─ Signals             dispositions, shared pending queue, interval timers
-//!                  ├─ Descriptors         slots (number, close-on-exec) → open file descriptions
+//!                  ├─ Signals             dispositions, shared pending queue, timers
+//!                  ├─ Slot*               descriptors: number, close-on-exec → open file description
 //!                  └─ Thread*             registers, extended state, masks, per-thread pointers
 //! ```
 //!
@@ -30,7 +33,13 @@ pub struct Job {
     pub host: Host,
     pub clocks: Clocks,
     pub cpu: CpuFeatures,
+    /// What the slots of all processes point to.
+    pub files: Vec<OpenFile>,
+    /// What the shared areas of all processes point to.
+    pub shared: Vec<SharedMemory>,
+    /// Each after its parent, if that is one of them. The first is the one that was started.
     pub processes: Vec<Process>,
+    pub zombies: Vec<Zombie>,
 }
 
 /// Identity of the host that a job sees as its own: its origin.
@@ -61,19 +70,26 @@ pub struct CpuFeatures {
     pub flags: Vec<String>,
 }
 
-/// One process (thread group).
+/// One process (thread group) that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: i32,
+    /// Its parent if that is one of the job's processes, else 0: whoever is over the job.
     pub parent: i32,
+    /// 0, like the session: one that began outside of the job.
     pub group: i32,
     pub session: i32,
+    /// What its parent is sent when it ends: 0 or a signal (`clone(2)`).
+    pub exit_signal: i32,
+    /// The signal by which job control has stopped it, else 0.
+    pub stopped: i32,
     /// Where `/proc/PID/exe` led.
     #[serde(with = "serde_bytes")]
     pub executable: Vec<u8>,
     pub memory: Memory,
     pub signals: Signals,
-    pub descriptors: Descriptors,
+    /// Ascending by number.
+    pub descriptors: Vec<Slot>,
     #[serde(with = "serde_bytes")]
     pub working_directory: Vec<u8>,
     pub umask: u32,
@@ -81,12 +97,37 @@ pub struct Process {
     /// `RLIMIT_*` in numeric order (`asm-generic/resource.h`).
     pub limits: Vec<Limit>,
     pub personality: u64,
-    pub nice: i32,
     pub dumpable: u32,
     /// `PR_SET_CHILD_SUBREAPER`.
     pub subreaper: bool,
+    /// `/proc/PID/oom_score_adj`.
+    pub oom_score: i32,
+    /// `PR_SET_THP_DISABLE`.
+    pub no_huge_pages: bool,
+    pub used: Usage,
     /// The thread group leader first.
     pub threads: Vec<Thread>,
+}
+
+/// Resources used before, by the process and (waited for) by its children, in nanoseconds of CPU time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub user: u64,
+    pub system: u64,
+    pub children_user: u64,
+    pub children_system: u64,
+}
+
+/// A process that has ended and whose parent, one of the job's, has not waited for it yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zombie {
+    pub pid: i32,
+    pub parent: i32,
+    pub group: i32,
+    pub session: i32,
+    pub exit_signal: i32,
+    /// As `wait(2)` gives it.
+    pub status: i32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +142,10 @@ pub struct Credentials {
     pub uid: [u32; 4],
     pub gid: [u32; 4],
     pub groups: Vec<u32>,
+    /// Inheritable, permitted, effective, bounding, ambient: bit N for capability N.
+    pub capabilities: [u64; 5],
+    /// `PR_GET_SECUREBITS`.
+    pub secure_bits: u32,
 }
 
 /// The address space: what is mapped, not what is in it.
@@ -131,8 +176,18 @@ pub struct Area {
     pub no_reserve: bool,
     /// Locked with `mlock`.
     pub locked: bool,
+    /// … with `MLOCK_ONFAULT`.
+    pub locked_on_fault: bool,
     /// `MADV_*` values in force that outlive the call (`MADV_DONTFORK`, `MADV_HUGEPAGE`, …).
     pub advice: Vec<i32>,
+    /// Ranges that `MADV_GUARD_INSTALL` made: (start, end), ascending.
+    pub guards: Vec<(u64, u64)>,
+    /// Bytes of a huge page (`MAP_HUGETLB`), else 0.
+    pub huge_page: u64,
+    /// `pkey_mprotect`; 0 is the default key.
+    pub key: u32,
+    /// `PR_SET_VMA_ANON_NAME`.
+    pub name: Option<String>,
 }
 
 /// What an area was made from.
@@ -143,7 +198,39 @@ pub enum AreaKind {
     Heap,
     /// The initial thread's stack.
     Stack,
+    /// A mapping of a file: private, or shared and only to be read, of a file that can be found again.
     File(FileMapping),
+    /// A part of [`Job::shared`].
+    Shared {
+        object: u32,
+        /// In bytes.
+        offset: u64,
+    },
+}
+
+/// Memory that several areas show, of one process or more.
+///
+/// Its contents travel as those of the first area that shows them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedMemory {
+    /// In bytes.
+    pub size: u64,
+    pub kind: SharedKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SharedKind {
+    /// `MAP_SHARED | MAP_ANONYMOUS`, or a file without a name that nobody outside of the job has.
+    Anonymous {
+        /// Bytes of a huge page, else 0.
+        huge_page: u64,
+    },
+    /// What an open file description of the job shows too: a memfd, or a file.
+    Open { file: u32 },
+    /// A file that no process of the job has open any more.
+    File(FileMapping),
+    /// `shmget(2)`.
+    SystemV { id: i32 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +280,32 @@ pub struct Signals {
     pub pending: Vec<Vec<u8>>,
     /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF` as `getitimer` gave them.
     pub interval_timers: [IntervalTimer; 3],
+    /// `timer_create(2)`, ascending by id.
+    pub timers: Vec<PosixTimer>,
+}
+
+/// A timer of `timer_create(2)`, `/proc/PID/timers` and `timer_gettime` in our own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosixTimer {
+    pub id: i32,
+    /// A `CLOCK_*` number.
+    pub clock: i32,
+    pub notify: TimerNotify,
+    /// `sigev_value`.
+    pub value: u64,
+    /// Nanoseconds; 0: fires once.
+    pub interval: u64,
+    /// Nanoseconds until it fires; 0: disarmed.
+    pub remaining: u64,
+    /// `timer_getoverrun`.
+    pub overrun: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimerNotify {
+    None,
+    Process { signal: i32 },
+    Thread { signal: i32, tid: i32 },
 }
 
 /// `struct kernel_sigaction`.
@@ -237,6 +350,26 @@ pub struct Thread {
     pub timer_slack: u64,
     /// `PR_GET_PDEATHSIG`.
     pub parent_death_signal: i32,
+    pub scheduling: Scheduling,
+}
+
+/// `struct sched_attr` (`sched_setattr(2)`) and what else decides when a thread runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduling {
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_RESET_ON_FORK` and its like.
+    pub flags: u64,
+    pub nice: i32,
+    /// Of the real-time policies, 1 to 99.
+    pub priority: u32,
+    /// Of `SCHED_DEADLINE`, in nanoseconds: runtime, deadline, period.
+    pub deadline: [u64; 3],
+    /// Bit N: it may run on CPU N. Empty: on all.
+    #[serde(with = "serde_bytes")]
+    pub affinity: Vec<u8>,
+    /// `ioprio_get(2)`.
+    pub io_priority: i32,
 }
 
 /// `struct user_regs_struct` of x86_64, in its order.
@@ -293,19 +426,11 @@ pub struct Rseq {
     pub flags: u32,
 }
 
-/// The descriptor table: slots point into the list of open file descriptions.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Descriptors {
-    /// Ascending by number.
-    pub slots: Vec<Slot>,
-    pub files: Vec<OpenFile>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
     pub number: i32,
     pub close_on_exec: bool,
-    /// Index into [`Descriptors::files`].
+    /// Index into [`Job::files`].
     pub file: u32,
 }
 

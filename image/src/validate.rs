@@ -5,7 +5,7 @@
 //!   └ Process ── numbers, paths, credentials, limits
 //!      ├ Memory ── areas, layout, auxv, vdso      disjoint, page-aligned, below the top of user space
 //!      ├ Signals ── actions, pending              numbers 1..=64, siginfo_t of 128 bytes
-//!      ├ Descriptors ── slots → files             indices in range, flags that cannot create or destroy
+//!      ├ Slot ── number → files                   indices in range
 //!      └ Thread ── registers, xstate, …           nothing that only a kernel may have
 //! ```
 //!
@@ -109,12 +109,22 @@ impl Job {
         );
         self.cpu.flags.iter().try_for_each(|flag| text("CPU flag", flag, 64))?;
 
+        count("open files", self.files.len(), 0, MAX_ENTRIES)?;
+        for (index, file) in self.files.iter().enumerate() {
+            file.check()
+                .map_err(|invalid| invalid.of(format_args!("open file {index}")))?;
+        }
         count("processes", self.processes.len(), 1, MAX_PROCESSES)?;
         let (mut pids, mut tids) = (HashSet::new(), HashSet::new());
         for process in &self.processes {
             let mut check = || {
                 ensure!(pids.insert(process.pid), "this PID is there twice");
                 process.check()?;
+                let dangling = process.descriptors.iter().find(|slot| slot.file as usize >= self.files.len());
+                ensure!(
+                    dangling.is_none(),
+                    "a descriptor refers to an open file that is not there: {dangling:?}"
+                );
                 let twice = process.threads.iter().find(|thread| !tids.insert(thread.tid));
                 ensure!(twice.is_none(), "a thread of it has a TID that is there twice");
                 Ok(())
@@ -149,11 +159,18 @@ impl Process {
             "the personality is {:#x}",
             self.personality
         );
-        ensure!((-20..=19).contains(&self.nice), "the nice value is {}", self.nice);
         ensure!(self.dumpable <= 2, "dumpable is {}", self.dumpable);
         self.memory.check()?;
         self.signals.check()?;
-        self.descriptors.check()?;
+        count("descriptors", self.descriptors.len(), 0, MAX_ENTRIES)?;
+        ensure!(
+            self.descriptors.iter().all(|slot| slot.number >= 0),
+            "a descriptor is negative"
+        );
+        ensure!(
+            self.descriptors.is_sorted_by(|a, b| a.number < b.number),
+            "the descriptors are not ascending"
+        );
         count("threads", self.threads.len(), 1, MAX_THREADS)?;
         ensure!(
             self.threads[0].tid == self.pid,
@@ -287,31 +304,6 @@ impl Signals {
             ensure!(seen.insert(*signal), "signal {signal} has two dispositions");
         }
         pending(&self.pending)
-    }
-}
-
-impl Descriptors {
-    fn check(&self) -> Verdict {
-        count("descriptors", self.slots.len(), 0, MAX_ENTRIES)?;
-        count("open files", self.files.len(), 0, MAX_ENTRIES)?;
-        ensure!(
-            self.slots.iter().all(|slot| slot.number >= 0),
-            "a descriptor is negative"
-        );
-        ensure!(
-            self.slots.is_sorted_by(|a, b| a.number < b.number),
-            "the descriptors are not ascending"
-        );
-        let dangling = self.slots.iter().find(|slot| slot.file as usize >= self.files.len());
-        ensure!(
-            dangling.is_none(),
-            "a descriptor refers to an open file that is not there: {dangling:?}"
-        );
-        for (index, file) in self.files.iter().enumerate() {
-            file.check()
-                .map_err(|invalid| invalid.of(format_args!("open file {index}")))?;
-        }
-        Ok(())
     }
 }
 

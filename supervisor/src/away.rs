@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use vrun_image::state::{Descriptors, Host, Job};
+use vrun_image::state::{Host, Job};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
@@ -52,7 +52,13 @@ pub struct Identity {
 
 impl Identity {
     /// The structured part of an image of this job, whose process `pid` is frozen now.
-    pub fn image(&self, config: &Config, pid: i32, processes: Vec<vrun_image::state::Process>) -> io::Result<Job> {
+    pub fn image(
+        &self,
+        config: &Config,
+        pid: i32,
+        files: Vec<vrun_image::state::OpenFile>,
+        processes: Vec<vrun_image::state::Process>,
+    ) -> io::Result<Job> {
         let system = rustix::system::uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
         Ok(Job {
@@ -66,7 +72,10 @@ impl Identity {
             },
             clocks: capture::clocks(pid),
             cpu: crate::cpu::features(&config.hidden_cpu_features())?,
+            files,
+            shared: Vec::new(),
             processes,
+            zombies: Vec::new(),
         })
     }
 }
@@ -301,7 +310,7 @@ fn send(
     host: &str,
     office: &Office<'_>,
 ) -> Result<Body, ControlError> {
-    let captured = frozen.describe(Descriptors::default(), &[])?;
+    let captured = frozen.describe(Vec::new(), &[])?;
     let process = &captured.process;
     if process.signals.interval_timers[1..]
         .iter()
@@ -317,7 +326,7 @@ fn send(
     };
     let job = office
         .identity
-        .image(office.config, frozen.pid(), vec![process.clone()])
+        .image(office.config, frozen.pid(), Vec::new(), vec![process.clone()])
         .map_err(rolled_back)?;
     let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
     let write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {

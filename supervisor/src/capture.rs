@@ -18,8 +18,8 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 use vrun_image::state::{
-    AlternateStack, Area, Clocks, Descriptors, IntervalTimer, Memory, Process, Registers, RobustList, Rseq,
-    SignalAction, Signals, Thread, Vdso,
+    AlternateStack, Area, Clocks, IntervalTimer, Memory, Process, Registers, RobustList, Rseq, Scheduling, SignalAction,
+    Signals, Slot, Thread, Usage, Vdso,
 };
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area};
@@ -321,7 +321,7 @@ impl Frozen {
 
     /// What the process is. `descriptors` are found by the caller: a process that leaves them at home has none.
     /// Areas within `hidden` are not the program's.
-    pub fn describe(&self, descriptors: Descriptors, hidden: &[Range<u64>]) -> Result<Captured> {
+    pub fn describe(&self, descriptors: Vec<Slot>, hidden: &[Range<u64>]) -> Result<Captured> {
         let directory = ProcDir::open(self.pid)?;
         let stat = directory.stat()?;
         let status = directory.status()?;
@@ -353,6 +353,10 @@ impl Frozen {
             }),
             timer_slack: answers.timer_slack,
             parent_death_signal: answers.parent_death_signal,
+            scheduling: Scheduling {
+                nice: stat.nice,
+                ..Scheduling::default()
+            },
         };
         let own: Vec<MapsEntry> = self
             .maps
@@ -374,12 +378,15 @@ impl Frozen {
             parent: stat.parent,
             group: stat.group,
             session: stat.session,
+            exit_signal: libc::SIGCHLD,
+            stopped: 0,
             executable: directory.executable()?,
             memory,
             signals: Signals {
                 actions: answers.actions,
                 pending: tracee.pending(true)?.iter().map(|info| info.to_vec()).collect(),
                 interval_timers: answers.interval_timers,
+                timers: Vec::new(),
             },
             descriptors,
             working_directory: directory.working_directory()?,
@@ -387,9 +394,11 @@ impl Frozen {
             credentials: status.credentials(),
             limits: directory.limits()?,
             personality: directory.personality()?,
-            nice: stat.nice,
             dumpable: answers.dumpable,
             subreaper: answers.subreaper,
+            oom_score: 0,
+            no_huge_pages: false,
+            used: Usage::default(),
             threads: vec![thread],
         };
         Ok(Captured { process, areas: own })

@@ -43,7 +43,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::fs::{Access, FileType, Mode, OFlags, SeekFrom, Stat, major, makedev, minor};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddr, SocketAddrUnix, SocketType, sockopt};
-use vrun_image::state::{Descriptors, FileKind, OpenFile, Process, RegularFile, Slot};
+use vrun_image::state::{FileKind, OpenFile, Process, RegularFile, Slot};
 use vrun_image::{MAX_RUN, Writer};
 
 use crate::proc::fds::open_files;
@@ -106,6 +106,14 @@ pub enum FilesError {
 }
 
 type Result<T> = std::result::Result<T, FilesError>;
+
+/// The descriptor table of a process: slots (number, close-on-exec) and the open file descriptions that they point to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Descriptors {
+    /// Ascending by number.
+    pub slots: Vec<Slot>,
+    pub files: Vec<OpenFile>,
+}
 
 fn failed(what: &'static str, path: &[u8], source: impl Into<io::Error>) -> FilesError {
     let (path, source) = (show(path), source.into());
@@ -367,7 +375,7 @@ fn socket(pid: i32, number: i32) -> io::Result<String> {
 /// # Errors
 /// [`FilesError::Changed`] if somebody else made a file shorter since. [`FilesError::Io`] also if the program may only
 /// write a file and we may not read it. [`FilesError::Image`].
-pub fn store<W: Write>(pid: i32, descriptors: &Descriptors, process: u32, writer: &mut Writer<W>) -> Result<u64> {
+pub fn store<W: Write>(pid: i32, descriptors: &Descriptors, writer: &mut Writer<W>) -> Result<u64> {
     let mut total = 0;
     let mut buffer = vec![0; MAX_RUN];
     for (index, file) in descriptors.files.iter().enumerate() {
@@ -399,7 +407,7 @@ pub fn store<W: Write>(pid: i32, descriptors: &Descriptors, process: u32, writer
                 ErrorKind::UnexpectedEof => shrank(regular),
                 _ => unreadable(error),
             })?;
-            writer.file(process, index as u32, at, run)?;
+            writer.file(index as u32, at, run)?;
             at += length as u64;
             total += length as u64;
         }
@@ -593,9 +601,13 @@ pub struct Plan {
 /// # Errors
 /// [`FilesError::Missing`] with all that is missing, [`FilesError::Changed`] with what is of another kind or size,
 /// [`FilesError::Io`] for what cannot be opened or created.
-pub fn check(id: &str, process: &Process, with_files: bool) -> Result<Plan> {
+pub fn check(id: &str, files: &[OpenFile], process: &Process, with_files: bool) -> Result<Plan> {
     let here = std::env::current_dir().map_err(|error| failed("find", b"the current directory", error))?;
-    check_in(&here, id, &process.descriptors, &process.working_directory, with_files)
+    let descriptors = Descriptors {
+        slots: process.descriptors.clone(),
+        files: files.to_vec(),
+    };
+    check_in(&here, id, &descriptors, &process.working_directory, with_files)
 }
 
 fn check_in(here: &Path, id: &str, descriptors: &Descriptors, cwd: &[u8], with_files: bool) -> Result<Plan> {

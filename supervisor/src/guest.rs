@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use vrun_image::state::{Descriptors, Job, Process};
+use vrun_image::state::{Job, Process};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::channel::{Receiver, Sender};
 use vrun_remote_io::message::{ExitStatus, Exited, Message, Reason, Stopped, clip};
@@ -724,7 +724,7 @@ impl Guest {
             .map(|vdso| vdso.start..vdso.start + vdso.code.len() as u64)
             .into_iter()
             .collect();
-        let mut captured = frozen.describe(Descriptors::default(), &hidden)?;
+        let mut captured = frozen.describe(Vec::new(), &hidden)?;
         let process = &mut captured.process;
         let home = &self.process;
         process.memory.vdso.clone_from(&home.memory.vdso);

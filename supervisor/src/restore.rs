@@ -415,6 +415,7 @@ fn map_area(script: &mut Script, area: &Area) {
         AreaKind::Anonymous => "memory".to_owned(),
         AreaKind::Heap => "the heap".to_owned(),
         AreaKind::Stack => "the stack".to_owned(),
+        AreaKind::Shared { .. } => "shared memory".to_owned(),
         AreaKind::File(file) => String::from_utf8_lossy(&file.path).into_owned(),
     };
     map(script, &what, area.start, area.end - area.start, protection, flags);
@@ -581,7 +582,7 @@ fn limits_and_identity(script: &mut Script, process: &Process, home: Home) {
             Expect::Anything,
         );
     }
-    let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(process.nice) as u64];
+    let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(process.threads[0].scheduling.nice) as u64];
     script.step("set the priority", libc::SYS_setpriority, &arguments, Expect::Anything);
     if home != Home::Away {
         prctl(

@@ -123,7 +123,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
     let mut reader = open()?;
     let job = read_job(&mut reader).map_err(bad)?;
     let process = judge(&job, config, &path)?;
-    let mut plan = files::check(&job.id, process, source.with_files)?;
+    let mut plan = files::check(&job.id, &job.files, process, source.with_files)?;
     loop {
         match reader.next().map_err(bad)? {
             Record::File {

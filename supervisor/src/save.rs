@@ -60,7 +60,7 @@ fn with_frozen<T>(
 fn write_image<W: Write>(frozen: &Frozen, with_files: bool, office: &Office<'_>, inner: W) -> Result<W, ControlError> {
     let pid = frozen.pid();
     let descriptors = files::capture(pid, with_files)?;
-    let captured = frozen.describe(descriptors, &[])?;
+    let captured = frozen.describe(descriptors.slots.clone(), &[])?;
     if crate::proc::ProcDir::open(pid)
         .and_then(|directory| directory.has_timers())
         .map_err(CaptureError::from)?
@@ -71,7 +71,12 @@ fn write_image<W: Write>(frozen: &Frozen, with_files: bool, office: &Office<'_>,
     }
     let job = office
         .identity
-        .image(office.config, frozen.pid(), vec![captured.process.clone()])
+        .image(
+            office.config,
+            frozen.pid(),
+            descriptors.files.clone(),
+            vec![captured.process.clone()],
+        )
         .map_err(rolled_back)?;
     let mut writer = Writer::new(inner).map_err(image_error)?;
     writer.job(&job).map_err(image_error)?;
@@ -82,7 +87,7 @@ fn write_image<W: Write>(frozen: &Frozen, with_files: bool, office: &Office<'_>,
         GuestError::Image(error) => image_error(error),
         other => rolled_back(other),
     })?;
-    files::store(pid, &captured.process.descriptors, 0, &mut writer)?;
+    files::store(pid, &descriptors, &mut writer)?;
     Ok(writer.finish().map_err(image_error)?.0)
 }
 

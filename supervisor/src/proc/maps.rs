@@ -205,6 +205,11 @@ impl MapsEntry {
                 .filter(|(flag, _)| self.flags.contains(*flag))
                 .map(|(_, advice)| *advice)
                 .collect(),
+            locked_on_fault: false,
+            guards: Vec::new(),
+            huge_page: 0,
+            key: 0,
+            name: None,
         })
     }
 

@@ -200,6 +200,8 @@ impl Status {
             uid: self.uid,
             gid: self.gid,
             groups: self.groups.clone(),
+            capabilities: [0; 5],
+            secure_bits: 0,
         }
     }
 }
