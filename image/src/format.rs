@@ -242,8 +242,11 @@ impl Manifest {
 
     fn check_pages(&self, process: u32, start: u64, length: usize) -> Result<(), Invalid> {
         let areas = self.processes.get(process as usize);
-        let areas =
-            areas.ok_or_else(|| Invalid::new(format_args!("a run is of process {process}, which the job does not have")))?;
+        let areas = areas.ok_or_else(|| {
+            Invalid::new(format_args!(
+                "a run is of process {process}, which the job does not have"
+            ))
+        })?;
         ensure!(
             start.is_multiple_of(PAGE),
             "a run of pages of process {process} begins inside a page, at {start:#x}"

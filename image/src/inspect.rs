@@ -164,10 +164,7 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
     let files: Vec<_> = (job.files.iter().zip(&contents))
         .map(|(file, runs)| file_report(file, runs))
         .collect();
-    let file_bytes = files
-        .iter()
-        .filter_map(|file| file.stored_bytes)
-        .sum();
+    let file_bytes = files.iter().filter_map(|file| file.stored_bytes).sum();
     Ok(Report {
         schema: 1,
         format_version: VERSION,

@@ -120,7 +120,10 @@ impl Job {
             let mut check = || {
                 ensure!(pids.insert(process.pid), "this PID is there twice");
                 process.check()?;
-                let dangling = process.descriptors.iter().find(|slot| slot.file as usize >= self.files.len());
+                let dangling = process
+                    .descriptors
+                    .iter()
+                    .find(|slot| slot.file as usize >= self.files.len());
                 ensure!(
                     dangling.is_none(),
                     "a descriptor refers to an open file that is not there: {dangling:?}"

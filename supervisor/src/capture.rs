@@ -10,15 +10,16 @@
 //! A thread that was stopped inside a system call shows the kernel's restart code in `rax`. In the image the call is
 //! simply about to be made again, with what is left of its timeout; what that needs is in `Frozen::reissue`.
 
+use crate::areas;
 use crate::memory::{self, MemoryError, TargetMemory};
-use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, VmFlag};
+use crate::proc::{Backing, MapsEntry, ProcDir, ProcError};
 use crate::registers;
 use crate::sys;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
 use vrun_image::state::{
-    AlternateStack, Area, Clocks, IntervalTimer, Memory, Process, Registers, RobustList, Rseq, Scheduling, SignalAction,
+    AlternateStack, Clocks, IntervalTimer, Memory, Process, Registers, RobustList, Rseq, Scheduling, SignalAction,
     Signals, Slot, Thread, Usage, Vdso,
 };
 use vrun_shim::tracee::SIGINFO;
@@ -103,7 +104,7 @@ fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
         return unsupported("it has the personality of another system");
     }
     for entry in maps {
-        if let Some(reason) = entry_reason(entry) {
+        if let Some(reason) = areas::reason(entry) {
             return unsupported(reason);
         }
     }
@@ -138,33 +139,6 @@ fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Why an area cannot be captured.
-fn entry_reason(entry: &MapsEntry) -> Option<String> {
-    let name = String::from_utf8_lossy(&entry.path);
-    let at = format!("{:#x}-{:#x}", entry.start, entry.end);
-    let has = |flag| entry.flags.contains(flag);
-    if has(VmFlag::Io) || has(VmFlag::PfnMapped) {
-        // The kernel's own areas are of this kind too.
-        return (entry.backing() == Backing::File).then(|| format!("it has the device {name} mapped at {at}"));
-    }
-    if has(VmFlag::HugeTlb) {
-        return Some(format!("it uses huge pages (hugetlb) at {at}"));
-    }
-    if has(VmFlag::UffdMissing) || has(VmFlag::UffdWriteProtect) || has(VmFlag::UffdMinor) {
-        return Some(format!("it handles its own page faults (userfaultfd) at {at}"));
-    }
-    if has(VmFlag::ShadowStack) {
-        return Some(format!("it has a shadow stack at {at}"));
-    }
-    match entry.backing() {
-        Backing::SystemV => Some(format!("it has System V shared memory attached at {at}")),
-        Backing::File | Backing::Memfd if entry.shared && has(VmFlag::MayWrite) => {
-            Some(format!("it has {name} mapped shared and writable at {at}"))
-        }
-        _ => None,
-    }
 }
 
 /// The address of a `syscall` instruction in the target: in its vDSO, else in any of its code.
@@ -363,12 +337,12 @@ impl Frozen {
             .iter()
             .filter(|entry| {
                 let hidden = hidden.iter().any(|range| range.contains(&entry.start));
-                !hidden && !(area::START..area::END).contains(&entry.start) && entry.area().is_some()
+                !hidden && !(area::START..area::END).contains(&entry.start) && !entry.kernels()
             })
             .cloned()
             .collect();
         let memory = Memory {
-            areas: own.iter().filter_map(area_of).collect(),
+            areas: own.iter().filter_map(areas::capture).collect(),
             layout: stat.layout(answers.brk),
             auxv: directory.auxv()?,
             vdso: self.vdso()?,
@@ -710,13 +684,6 @@ impl Frozen {
             interval_timers,
         })
     }
-}
-
-/// An area as the image has it. A shared read-only mapping of a file becomes a private copy.
-fn area_of(entry: &MapsEntry) -> Option<Area> {
-    let mut area = entry.area()?;
-    area.shared = entry.backing() == Backing::SharedAnonymous;
-    Some(area)
 }
 
 /// The clocks of a process, at this instant: those of a restored job or a guest are not ours (time_namespaces(7)).

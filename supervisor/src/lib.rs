@@ -1,5 +1,6 @@
 //! What decides: notification filter, freeze, dump, restore, migration, daemon, commands.
 
+pub mod areas;
 pub mod away;
 pub mod capture;
 pub mod commands;

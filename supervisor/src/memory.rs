@@ -415,7 +415,7 @@ impl Iterator for Pages<'_> {
 /// Private memory gives the pages that exist; a mapped file every page up to the file's end, so that the contents are
 /// complete without the file; shared memory without a file all that anyone has put there. Droppable memory gives
 /// nothing: its owner expects to find it empty at any time, and what it holds (`getrandom` state of the vDSO) must
-/// not exist twice. So does the kernel's own ([`MapsEntry::area`] is none).
+/// not exist twice. So does the kernel's own ([`MapsEntry::kernels`]).
 ///
 /// # Errors
 /// [`MemoryError::Unsavable`] for device memory; [`MemoryError::Fault`] for pages that exist and cannot be read;
@@ -425,7 +425,7 @@ pub fn dump<E: From<MemoryError>>(
     entry: &MapsEntry,
     sink: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    if entry.area().is_none() || entry.flags.contains(VmFlag::Droppable) {
+    if entry.kernels() || entry.flags.contains(VmFlag::Droppable) {
         return Ok(());
     }
     if entry.flags.contains(VmFlag::Io) || entry.flags.contains(VmFlag::PfnMapped) {
@@ -839,7 +839,12 @@ mod tests {
         };
         mapping.fill(0, 1);
         assert_eq!(mapping.dumped(), []);
-        assert!(mapping.entry().area().unwrap().advice.contains(&libc::MADV_WIPEONFORK));
+        assert!(
+            crate::areas::capture(&mapping.entry())
+                .unwrap()
+                .advice
+                .contains(&libc::MADV_WIPEONFORK)
+        );
     }
 
     #[test]

@@ -13,10 +13,11 @@
 //! process as it is; what unmaps them is the tail in the gate page. Areas are mapped with their final protection at
 //! once: contents are written through `/proc/PID/mem`, which may write to private memory whatever its protection.
 
+use crate::areas::{self, map};
 use crate::proc::{self, ProcDir};
 use crate::registers;
 use std::ops::Range;
-use vrun_image::state::{Area, AreaKind, Layout, Process, Thread, Vdso};
+use vrun_image::state::{Process, Thread, Vdso};
 use vrun_shim::tracee::RseqConfiguration;
 use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area, sigframe, vdso};
 
@@ -256,9 +257,7 @@ impl Plan<'_> {
                 );
             }
         }
-        for area in &self.process.memory.areas {
-            map_area(&mut script, area);
-        }
+        areas::map_steps(&mut script, &self.process.memory.areas);
         script
     }
 }
@@ -386,110 +385,19 @@ pub(crate) fn clear(script: &mut Script, mut keep: Vec<Range<u64>>) {
     }
 }
 
-fn map(script: &mut Script, what: &str, start: u64, length: u64, protection: i32, flags: i32) {
-    let sharing = if flags & libc::MAP_SHARED != 0 {
-        0
-    } else {
-        libc::MAP_PRIVATE
-    };
-    let flags = flags | sharing | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    let arguments = [start, length, protection as u64, flags as u64, u64::MAX, 0];
-    let what = format!("map {what} at {start:#x}, {length} bytes");
-    script.step(what, libc::SYS_mmap, &arguments, Expect::Exactly(start));
-}
-
-fn map_area(script: &mut Script, area: &Area) {
-    let mut flags = 0;
-    let mut protection = area.protection as i32;
-    if area.grows_down {
-        flags |= libc::MAP_GROWSDOWN;
-    }
-    if area.no_reserve {
-        flags |= libc::MAP_NORESERVE;
-    }
-    if area.shared {
-        flags |= libc::MAP_SHARED;
-        protection |= libc::PROT_WRITE; // shared memory is written only where it is writable; see finish_script
-    }
-    let what = match &area.kind {
-        AreaKind::Anonymous => "memory".to_owned(),
-        AreaKind::Heap => "the heap".to_owned(),
-        AreaKind::Stack => "the stack".to_owned(),
-        AreaKind::Shared { .. } => "shared memory".to_owned(),
-        AreaKind::File(file) => String::from_utf8_lossy(&file.path).into_owned(),
-    };
-    map(script, &what, area.start, area.end - area.start, protection, flags);
-}
-
-/// `struct prctl_mm_map` (`linux/prctl.h`).
-fn mm_map(layout: &Layout, auxv: u64, auxv_length: usize, executable: i32) -> Vec<u8> {
-    let words = [
-        layout.start_code,
-        layout.end_code,
-        layout.start_data,
-        layout.end_data,
-        layout.start_brk,
-        layout.brk,
-        layout.start_stack,
-        layout.arg_start,
-        layout.arg_end,
-        layout.env_start,
-        layout.env_end,
-        auxv,
-        auxv_length as u64 | u64::from(executable as u32) << 32,
-    ];
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
 /// Everything between the contents and the registers. All signals are blocked while it runs.
 fn finish_script(process: &Process, home: Home, data_base: u64) -> Script {
     let mut script = Script::new(data_base);
-    memory_properties(&mut script, process, home);
+    areas::property_steps(&mut script, &process.memory.areas);
+    let executable = match home {
+        Home::Here { executable } => executable,
+        Home::Away | Home::Deputy => None,
+    };
+    areas::boundary_steps(&mut script, &process.memory, executable);
     signals(&mut script, process, home);
     limits_and_identity(&mut script, process, home);
     thread_pointers(&mut script, &process.threads[0]);
     script
-}
-
-fn memory_properties(script: &mut Script, process: &Process, home: Home) {
-    let memory = &process.memory;
-    for area in &memory.areas {
-        let (start, length) = (area.start, area.end - area.start);
-        let at = format!("{start:#x}-{:#x}", area.end);
-        if area.shared && area.protection as i32 & libc::PROT_WRITE == 0 {
-            let arguments = [start, length, u64::from(area.protection)];
-            script.call(format_args!("protect {at}"), libc::SYS_mprotect, &arguments);
-        }
-        for advice in &area.advice {
-            // Advice is a wish: another kernel may not know it.
-            let arguments = [start, length, *advice as u64];
-            script.step(
-                format_args!("advise on {at}"),
-                libc::SYS_madvise,
-                &arguments,
-                Expect::Anything,
-            );
-        }
-        if area.locked {
-            script.call(format_args!("lock {at}"), libc::SYS_mlock, &[start, length]);
-        }
-    }
-    let auxv = script.data(&memory.auxv);
-    let set = |script: &mut Script, executable: i32, expect: Expect| {
-        let map = mm_map(&memory.layout, auxv, memory.auxv.len(), executable);
-        let (address, length) = (script.data(&map), map.len() as u64);
-        let arguments = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, address, length];
-        script.step("set the boundaries of memory", libc::SYS_prctl, &arguments, expect);
-    };
-    set(script, -1, Expect::Success);
-    if let Home::Here {
-        executable: Some(descriptor),
-    } = home
-    {
-        // Needs CAP_CHECKPOINT_RESTORE in our namespace and an executable file; only /proc/PID/exe depends on it.
-        set(script, descriptor, Expect::Anything);
-        script.call("close the executable", libc::SYS_close, &[descriptor as u64]);
-    }
 }
 
 fn signals(script: &mut Script, process: &Process, home: Home) {
@@ -582,7 +490,11 @@ fn limits_and_identity(script: &mut Script, process: &Process, home: Home) {
             Expect::Anything,
         );
     }
-    let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(process.threads[0].scheduling.nice) as u64];
+    let arguments = [
+        libc::PRIO_PROCESS as u64,
+        0,
+        i64::from(process.threads[0].scheduling.nice) as u64,
+    ];
     script.step("set the priority", libc::SYS_setpriority, &arguments, Expect::Anything);
     if home != Home::Away {
         prctl(

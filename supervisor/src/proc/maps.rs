@@ -2,8 +2,6 @@
 
 use std::ops::BitOr;
 
-use vrun_image::state::{Area, AreaKind, FileMapping};
-
 use super::{Malformed, hex, lines, number, words};
 
 macro_rules! vm_flags {
@@ -163,54 +161,10 @@ impl MapsEntry {
         }
     }
 
-    /// The area as an image keeps it; none if it is the kernel's own ([`Backing::Vdso`] and what follows it).
-    ///
-    /// Shared memory without a path in the file system becomes a file mapping (memfd, System V) or shared anonymous
-    /// memory: whether it can go along is for the caller to decide, who knows who else has it.
-    pub fn area(&self) -> Option<Area> {
-        let kind = match self.backing() {
-            Backing::Anonymous | Backing::SharedAnonymous => AreaKind::Anonymous,
-            Backing::Heap => AreaKind::Heap,
-            Backing::Stack => AreaKind::Stack,
-            Backing::File | Backing::Memfd | Backing::SystemV => AreaKind::File(FileMapping {
-                path: self.path.clone(),
-                offset: self.offset,
-                device: self.device,
-                inode: self.inode,
-            }),
-            Backing::Vdso | Backing::Vvar | Backing::Vsyscall | Backing::Special => return None,
-        };
-        let advice = [
-            (VmFlag::Sequential, libc::MADV_SEQUENTIAL),
-            (VmFlag::Random, libc::MADV_RANDOM),
-            (VmFlag::DontCopy, libc::MADV_DONTFORK),
-            (VmFlag::Mergeable, libc::MADV_MERGEABLE),
-            (VmFlag::HugePage, libc::MADV_HUGEPAGE),
-            (VmFlag::NoHugePage, libc::MADV_NOHUGEPAGE),
-            (VmFlag::DontDump, libc::MADV_DONTDUMP),
-            // The kernel wipes droppable memory on fork; rebuilt as ordinary memory it must be told to.
-            (VmFlag::WipeOnFork, libc::MADV_WIPEONFORK),
-        ];
-        Some(Area {
-            start: self.start,
-            end: self.end,
-            protection: self.protection,
-            kind,
-            shared: self.shared,
-            grows_down: self.flags.contains(VmFlag::GrowsDown),
-            no_reserve: self.flags.contains(VmFlag::NoReserve),
-            locked: self.flags.contains(VmFlag::Locked),
-            advice: advice
-                .iter()
-                .filter(|(flag, _)| self.flags.contains(*flag))
-                .map(|(_, advice)| *advice)
-                .collect(),
-            locked_on_fault: false,
-            guards: Vec::new(),
-            huge_page: 0,
-            key: 0,
-            name: None,
-        })
+    /// Whether it is the kernel's own: [`Backing::Vdso`] and what follows it.
+    pub fn kernels(&self) -> bool {
+        use Backing::{Special, Vdso, Vsyscall, Vvar};
+        matches!(self.backing(), Vdso | Vvar | Vsyscall | Special)
     }
 
     fn parse(line: &[u8]) -> Option<Self> {
@@ -349,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_areas() {
+    fn flags() {
         let sample = b"1000-3000 rw-p 00000000 00:00 0                          [stack]\nSize:   8 kB\n\
             ProtectionKey:  0\nVmFlags: rd wr mr mw me gd ac wf dd lo zz \n\
             4000-5000 r--p 00002000 fe:00 77                         /lib/x\nVmFlags: rd mr nh\n\
@@ -358,20 +312,7 @@ mod tests {
         assert_eq!(entries.len(), 3);
         assert!(entries[0].flags.contains(VmFlag::Unknown) && !entries[1].flags.contains(VmFlag::Unknown));
         assert!(!entries[0].flags.contains(VmFlag::Execute));
-        let stack = entries[0].area().unwrap();
-        assert_eq!((stack.start, stack.end, stack.kind), (0x1000, 0x3000, AreaKind::Stack));
-        assert!(stack.grows_down && stack.locked && !stack.shared && !stack.no_reserve);
-        assert_eq!(stack.advice, [libc::MADV_DONTDUMP, libc::MADV_WIPEONFORK]);
-        let file = entries[1].area().unwrap();
-        assert_eq!(file.advice, [libc::MADV_NOHUGEPAGE]);
-        let AreaKind::File(mapping) = file.kind else {
-            panic!("not a file")
-        };
-        assert_eq!(
-            (&mapping.path[..], mapping.offset, mapping.inode),
-            (&b"/lib/x"[..], 0x2000, 77)
-        );
-        assert_eq!(entries[2].area(), None);
+        assert!(!entries[1].kernels() && entries[2].kernels());
     }
 
     #[test]

@@ -444,7 +444,7 @@ mod tests {
         let _ = SyscallState::parse(bytes);
         let _ = FdInfo::parse(bytes);
         for entry in maps::parse(bytes).into_iter().flatten() {
-            let _ = (entry.backing(), entry.area());
+            let _ = (entry.backing(), crate::areas::capture(&entry));
         }
     }
 }
