@@ -44,7 +44,7 @@ use std::mem;
 use bincode::Options;
 use crc32fast::Hasher;
 
-use crate::state::{FileKind, Job, OpenFile, Process};
+use crate::state::{Job, OpenFile, Process};
 use crate::validate::{Invalid, ensure};
 
 /// The first bytes of every image.
@@ -230,13 +230,9 @@ struct Manifest {
 impl Manifest {
     fn of(job: &Job) -> Manifest {
         let areas = |process: &Process| process.memory.areas.iter().map(|area| (area.start, area.end)).collect();
-        let size = |file: &OpenFile| match &file.kind {
-            FileKind::Regular(file) if file.stored => Some(file.size),
-            _ => None,
-        };
         Manifest {
             processes: job.processes.iter().map(areas).collect(),
-            files: job.files.iter().map(size).collect(),
+            files: job.files.iter().map(OpenFile::content).collect(),
         }
     }
 

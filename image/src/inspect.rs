@@ -265,7 +265,11 @@ fn area_report(area: &Area, pages: &[(u64, u64)]) -> AreaReport {
     }
 }
 
+/// `AF_UNIX`.
+const UNIX: i32 = 1;
+
 fn file_report(file: &OpenFile, runs: &[(u64, u64)]) -> FileReport {
+    let stored = |report: &mut FileReport| report.stored_bytes = Some(distinct(runs, 0, u64::MAX));
     let mut report = FileReport {
         flags: open_flags(file.flags),
         kind: "",
@@ -298,6 +302,43 @@ fn file_report(file: &OpenFile, runs: &[(u64, u64)]) -> FileReport {
             report.kind = "inherited";
             report.standard = Some(*standard);
             report.terminal = Some(*terminal);
+        }
+        FileKind::Pipe(end) => {
+            report.kind = if end.path.is_empty() { "pipe" } else { "FIFO" };
+            report.path = Some(&end.path)
+                .filter(|path| !path.is_empty())
+                .map(|path| Text::of(path));
+            stored(&mut report);
+        }
+        FileKind::Socket(socket) => {
+            report.kind = if socket.family == UNIX {
+                "Unix socket"
+            } else {
+                "Internet socket"
+            };
+            // Behind the family; an abstract name begins with a zero byte, which people write as an @.
+            let name = socket
+                .name
+                .get(2..)
+                .filter(|name| socket.family == UNIX && !name.is_empty());
+            report.path = name.map(|name| match name {
+                [0, name @ ..] => Text::of(&[b"@", name].concat()),
+                path => Text::of(path.split(|byte| *byte == 0).next().unwrap_or_default()),
+            });
+            stored(&mut report);
+        }
+        FileKind::Event { .. } => report.kind = "eventfd",
+        FileKind::Timer(_) => report.kind = "timerfd",
+        FileKind::Signal { .. } => report.kind = "signalfd",
+        FileKind::Epoll { .. } => report.kind = "epoll",
+        FileKind::Inotify { .. } => report.kind = "inotify",
+        FileKind::Process { .. } => report.kind = "pidfd",
+        FileKind::Memory(memory) => {
+            report.kind = "memfd";
+            report.path = Some(Text::of(&memory.name));
+            report.offset = Some(memory.offset);
+            report.size = Some(memory.size);
+            stored(&mut report);
         }
     }
     report

@@ -439,7 +439,41 @@ pub struct Slot {
 pub struct OpenFile {
     /// `O_*` status flags and access mode, as `/proc/PID/fdinfo` has them, without `O_CLOEXEC`.
     pub flags: u32,
+    pub owner: Option<Owner>,
+    /// Held through it.
+    pub locks: Vec<FileLock>,
     pub kind: FileKind,
+}
+
+/// Who is sent a signal when I/O becomes possible: `F_SETOWN_EX` and `F_SETSIG`, fcntl(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
+    pub kind: i32,
+    /// A number of the job's; 0: nobody.
+    pub id: i32,
+    /// 0: SIGIO without data.
+    pub signal: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileLock {
+    pub holder: LockHolder,
+    /// Exclusive.
+    pub write: bool,
+    pub start: u64,
+    /// Inclusive; none: to the end of the file, however long it becomes.
+    pub end: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockHolder {
+    /// The open file description, by flock(2): the whole file.
+    Whole,
+    /// The open file description, by `F_OFD_SETLK`.
+    Description,
+    /// This process, by `F_SETLK`.
+    Process(i32),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -465,6 +499,186 @@ pub enum FileKind {
         standard: u32,
         terminal: bool,
     },
+    Pipe(PipeEnd),
+    Socket(Box<Socket>),
+    /// eventfd(2).
+    Event {
+        count: u64,
+        semaphore: bool,
+    },
+    /// timerfd_create(2).
+    Timer(TimerFile),
+    /// signalfd(2).
+    Signal {
+        /// Bit 0 is signal 1.
+        mask: u64,
+    },
+    /// epoll_create(2).
+    Epoll {
+        watches: Vec<EpollWatch>,
+        /// Whether there was an event to be taken.
+        ready: bool,
+    },
+    /// inotify_init(2), with nothing to be read.
+    Inotify {
+        /// Ascending by number.
+        watches: Vec<InotifyWatch>,
+    },
+    /// pidfd_open(2).
+    Process {
+        /// 0: one that has ended and was waited for.
+        pid: i32,
+    },
+    /// memfd_create(2).
+    Memory(MemoryFile),
+}
+
+/// An end of a pipe or FIFO.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeEnd {
+    /// Index into [`Job::files`] of the first end of the same pipe, which alone says what follows.
+    pub pipe: u32,
+    /// Of a FIFO; empty for a pipe.
+    #[serde(with = "serde_bytes")]
+    pub path: Vec<u8>,
+    /// `F_GETPIPE_SZ`.
+    pub capacity: u32,
+    /// How the content is divided into packets (`O_DIRECT` of pipe(2)), or one run of bytes.
+    pub packets: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerFile {
+    /// A `CLOCK_*` number.
+    pub clock: i32,
+    /// Expirations that were not read.
+    pub ticks: u64,
+    /// `TFD_TIMER_*`.
+    pub set_flags: u32,
+    /// Nanoseconds until the next expiration; 0: disarmed.
+    pub remaining: u64,
+    pub interval: u64,
+}
+
+/// What an epoll instance watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpollWatch {
+    /// The descriptor's number when it was added; it may have another meaning, or none, by now.
+    pub number: i32,
+    /// Index into [`Job::files`].
+    pub file: u32,
+    /// `EPOLL*`.
+    pub events: u32,
+    pub data: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InotifyWatch {
+    /// The number that `inotify_add_watch` gave.
+    pub descriptor: i32,
+    #[serde(with = "serde_bytes")]
+    pub path: Vec<u8>,
+    /// `IN_*`.
+    pub mask: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryFile {
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    pub offset: u64,
+    pub size: u64,
+    pub mode: u32,
+    /// `F_SEAL_*`.
+    pub seals: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// `AF_UNIX`, `AF_INET` or `AF_INET6`.
+    pub family: i32,
+    /// `SOCK_*`.
+    pub kind: i32,
+    pub protocol: i32,
+    /// A `struct sockaddr`, as getsockname(2) gives it; empty: none.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// Of a Unix socket whose name is a path.
+    pub place: Option<SocketPlace>,
+    pub connection: Connection,
+    /// Bit 0: nothing more will be received; bit 1: nothing more can be sent.
+    pub shutdown: u8,
+    pub options: Vec<SocketOption>,
+    /// What was not received yet, in order; the bytes are this file's content.
+    pub received: Vec<SocketMessage>,
+}
+
+/// What a path of a Unix socket led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketPlace {
+    /// From where a relative path counts.
+    #[serde(with = "serde_bytes")]
+    pub directory: Vec<u8>,
+    /// Of the socket's inode; 0: the path did not lead to the socket any more.
+    pub mode: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Connection {
+    None,
+    Listening {
+        backlog: u32,
+        /// Indices into [`Job::files`]: sockets that have connected and were not accepted, in order.
+        waiting: Vec<u32>,
+    },
+    /// In a listener's queue.
+    Waiting,
+    /// To another Unix socket of the job: an index into [`Job::files`].
+    Peer {
+        file: u32,
+    },
+    /// To a Unix socket that was closed since.
+    Closed {
+        /// `ECONNRESET` was not reported yet.
+        reset: bool,
+    },
+    /// A datagram socket's, to an Internet address: a `struct sockaddr`.
+    Address(#[serde(with = "serde_bytes")] Vec<u8>),
+}
+
+/// What `setsockopt(2)` may set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketOption {
+    pub level: i32,
+    pub name: i32,
+    #[serde(with = "serde_bytes")]
+    pub value: Vec<u8>,
+}
+
+/// A message, or of a stream the bytes up to the next message with descriptors or credentials of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketMessage {
+    pub length: u32,
+    /// Descriptors passed with it: indices into [`Job::files`].
+    pub files: Vec<u32>,
+    /// The sender's PID, user and group, if the receiver wants to know (`SO_PASSCRED`).
+    pub credentials: Option<[u32; 3]>,
+    /// A datagram's sender: a `struct sockaddr`; empty: it has no name.
+    #[serde(with = "serde_bytes")]
+    pub from: Vec<u8>,
+}
+
+impl OpenFile {
+    /// How many bytes of content the image holds for it; none if it is of a kind, or is marked, to have no content.
+    pub fn content(&self) -> Option<u64> {
+        match &self.kind {
+            FileKind::Regular(file) => file.stored.then_some(file.size),
+            FileKind::Memory(file) => Some(file.size),
+            FileKind::Pipe(end) => Some(end.packets.iter().map(|length| u64::from(*length)).sum()),
+            FileKind::Socket(socket) => Some(socket.received.iter().map(|message| u64::from(message.length)).sum()),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

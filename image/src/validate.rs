@@ -111,8 +111,16 @@ impl Job {
 
         count("open files", self.files.len(), 0, MAX_ENTRIES)?;
         for (index, file) in self.files.iter().enumerate() {
-            file.check()
-                .map_err(|invalid| invalid.of(format_args!("open file {index}")))?;
+            let check = || {
+                file.check()?;
+                let dangling = file.others().find(|other| *other as usize >= self.files.len());
+                ensure!(
+                    dangling.is_none(),
+                    "refers to an open file that is not there: {dangling:?}"
+                );
+                Ok(())
+            };
+            check().map_err(|invalid: Invalid| invalid.of(format_args!("open file {index}")))?;
         }
         count("processes", self.processes.len(), 1, MAX_PROCESSES)?;
         let (mut pids, mut tids) = (HashSet::new(), HashSet::new());
@@ -348,8 +356,154 @@ impl OpenFile {
                 ensure!(*standard <= 2, "is said to be the standard stream {standard}");
                 0
             }
+            FileKind::Pipe(end) => {
+                if !end.path.is_empty() {
+                    path("FIFO", &end.path)?;
+                }
+                // Root may make a pipe as large as an int can say (fs/pipe.c); its pages are the kernel's memory.
+                ensure!(end.capacity <= 1 << 30, "is a pipe of {} bytes", end.capacity);
+                count("packets", end.packets.len(), 0, MAX_ENTRIES)?;
+                let held = self.content().unwrap_or(0);
+                ensure!(held <= end.capacity.into(), "is a pipe with {held} bytes in it");
+                0
+            }
+            FileKind::Socket(socket) => {
+                socket.check()?;
+                0
+            }
+            FileKind::Event { count, .. } => {
+                ensure!(*count != u64::MAX, "is an eventfd with a count that none can have");
+                0
+            }
+            FileKind::Timer(timer) => {
+                ensure!(
+                    is_offset(timer.remaining) && is_offset(timer.interval),
+                    "is a timer that is set to more than 292 years"
+                );
+                0
+            }
+            FileKind::Signal { .. } => 0,
+            FileKind::Epoll { watches, .. } => {
+                count("watches", watches.len(), 0, MAX_ENTRIES)?;
+                ensure!(
+                    watches.iter().all(|watch| watch.number >= 0),
+                    "watches a negative descriptor"
+                );
+                0
+            }
+            FileKind::Inotify { watches } => {
+                count("watches", watches.len(), 0, MAX_ENTRIES)?;
+                watches.iter().try_for_each(|watch| path("watch", &watch.path))?;
+                // Numbers are found by counting up to them.
+                ensure!(
+                    watches.is_sorted_by(|a, b| a.descriptor < b.descriptor)
+                        && watches.iter().all(|watch| (1..=1 << 24).contains(&watch.descriptor)),
+                    "the watches are not ascending"
+                );
+                0
+            }
+            FileKind::Process { pid } => {
+                ensure!((0..=MAX_PID).contains(pid), "is of a process whose PID is not one");
+                0
+            }
+            FileKind::Memory(memory) => {
+                // NAME_MAX without the prefix `memfd:` (mm/memfd.c).
+                ensure!(
+                    memory.name.len() <= 249 && !memory.name.contains(&0),
+                    "is a memory file whose name is not one"
+                );
+                ensure!(is_offset(memory.size), "has {} bytes", memory.size);
+                ensure!(memory.mode <= 0o177777, "has mode {:#o}", memory.mode);
+                memory.offset
+            }
         };
         ensure!(is_offset(offset), "is at offset {offset}");
+        if let Some(owner) = self.owner {
+            ensure!(
+                (0..=2).contains(&owner.kind) && (0..=MAX_PID).contains(&owner.id) && (0..=64).contains(&owner.signal),
+                "has an owner that is none: {owner:?}"
+            );
+        }
+        count("locks", self.locks.len(), 0, MAX_ENTRIES)?;
+        for lock in &self.locks {
+            let end = lock.end.unwrap_or(i64::MAX.cast_unsigned());
+            ensure!(
+                lock.start <= end && is_offset(end),
+                "has a lock from {} to {end}",
+                lock.start
+            );
+            if let LockHolder::Process(pid) = lock.holder {
+                ensure!(
+                    (1..=MAX_PID).contains(&pid),
+                    "is locked by a process whose PID is not one"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The open files that it refers to.
+    fn others(&self) -> impl Iterator<Item = u32> + '_ {
+        let (pipe, socket, watches) = match &self.kind {
+            FileKind::Pipe(end) => (Some(end.pipe), None, &[][..]),
+            FileKind::Socket(socket) => (None, Some(socket), &[][..]),
+            FileKind::Epoll { watches, .. } => (None, None, &watches[..]),
+            _ => (None, None, &[][..]),
+        };
+        let connected = socket.into_iter().flat_map(|socket| {
+            let (peer, waiting) = match &socket.connection {
+                Connection::Peer { file } => (Some(*file), &[][..]),
+                Connection::Listening { waiting, .. } => (None, &waiting[..]),
+                _ => (None, &[][..]),
+            };
+            let passed = socket.received.iter().flat_map(|message| message.files.iter().copied());
+            peer.into_iter().chain(waiting.iter().copied()).chain(passed)
+        });
+        pipe.into_iter()
+            .chain(connected)
+            .chain(watches.iter().map(|watch| watch.file))
+    }
+}
+
+impl Socket {
+    fn check(&self) -> Verdict {
+        // AF_UNIX, AF_INET, AF_INET6; SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET.
+        ensure!(
+            [1, 2, 10].contains(&self.family) && [1, 2, 5].contains(&self.kind),
+            "is a socket of family {} and type {}",
+            self.family,
+            self.kind
+        );
+        let address = |address: &[u8]| address.is_empty() || (2..=128).contains(&address.len());
+        ensure!(address(&self.name), "has a name of {} bytes", self.name.len());
+        if let Some(place) = &self.place {
+            path("socket's directory", &place.directory)?;
+            ensure!(place.mode <= 0o177777, "has mode {:#o}", place.mode);
+        }
+        if let Connection::Address(peer) = &self.connection {
+            ensure!(
+                address(peer) && !peer.is_empty(),
+                "has a peer's name of {} bytes",
+                peer.len()
+            );
+        }
+        ensure!(self.shutdown <= 3, "is shut down in the way {}", self.shutdown);
+        count("socket options", self.options.len(), 0, 256)?;
+        ensure!(
+            self.options.iter().all(|option| option.value.len() <= 4096),
+            "has a socket option of more than 4096 bytes"
+        );
+        count("messages", self.received.len(), 0, MAX_ENTRIES)?;
+        for message in &self.received {
+            // SCM_MAX_FD, include/net/scm.h; the largest send buffer.
+            count("descriptors in a message", message.files.len(), 0, 253)?;
+            ensure!(message.length <= 1 << 30, "holds a message of {} bytes", message.length);
+            ensure!(
+                address(&message.from),
+                "holds a message from a name of {} bytes",
+                message.from.len()
+            );
+        }
         Ok(())
     }
 }

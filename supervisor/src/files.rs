@@ -175,7 +175,12 @@ pub fn capture(pid: i32, with_files: bool) -> Result<Descriptors> {
                 };
                 let flags = slot.info.flags & KEPT & !dropped;
                 let file = descriptors.files.len() as u32;
-                descriptors.files.push(OpenFile { flags, kind });
+                descriptors.files.push(OpenFile {
+                    flags,
+                    owner: None,
+                    locks: Vec::new(),
+                    kind,
+                });
                 known.insert(key, file);
                 file
             }
@@ -415,6 +420,10 @@ pub fn store<W: Write>(pid: i32, descriptors: &Descriptors, writer: &mut Writer<
     Ok(total)
 }
 
+fn unknown() -> FilesError {
+    FilesError::Unsupported("the image holds kinds of descriptors that this version cannot restore".to_owned())
+}
+
 fn shrank(file: &RegularFile) -> FilesError {
     let path = show(&file.path);
     FilesError::Changed(format!(
@@ -648,6 +657,7 @@ fn check_in(here: &Path, id: &str, descriptors: &Descriptors, cwd: &[u8], with_f
                     Ok(looked)
                 }),
             ),
+            _ => return Err(unknown()),
         };
         found.push(match looked {
             Ok(Some((fd, _))) => Some(Source::Found(fd)),
@@ -827,6 +837,7 @@ impl Plan {
                 // The position of the five devices means nothing to them.
                 FileKind::Device { path, .. } => (&path[..], None),
                 FileKind::Inherited { .. } => (&b"a standard stream"[..], None),
+                _ => return Err(unknown()),
             };
             let cannot = |errno: Errno| failed("open", path, errno);
             let fd = match source {
