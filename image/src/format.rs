@@ -20,6 +20,8 @@
 //!                0          4              8            16
 //!  File          │ file u32 │ reserved u32 │ offset u64 │ content           1 byte to 1 MiB
 //!
+//!  PackedPages and PackedFile are the same with their content as one zstd frame (RFC 8878)
+//!
 //!                0              8                16               24
 //!  End           │ sections u64 │ page bytes u64 │ file bytes u64 │         sections before End, sums of content
 //! ```
@@ -78,11 +80,16 @@ pub enum Kind {
     File = 3,
     /// The totals, and the proof that nothing is missing.
     End = 4,
+    /// [`Kind::Pages`], compressed.
+    PackedPages = 5,
+    /// [`Kind::File`], compressed.
+    PackedFile = 6,
 }
 
 impl Kind {
     fn from_number(number: u16) -> Option<Kind> {
-        [Kind::Job, Kind::Pages, Kind::File, Kind::End]
+        use Kind::{End, File, Job, PackedFile, PackedPages, Pages};
+        [Job, Pages, File, End, PackedPages, PackedFile]
             .into_iter()
             .find(|kind| *kind as u16 == number)
     }
@@ -90,7 +97,7 @@ impl Kind {
     /// The version of this kind's body that is written, and the only one that is read.
     const fn version(self) -> u16 {
         match self {
-            Kind::Job | Kind::Pages | Kind::File | Kind::End => 1,
+            Kind::Job | Kind::Pages | Kind::File | Kind::End | Kind::PackedPages | Kind::PackedFile => 1,
         }
     }
 
@@ -98,8 +105,8 @@ impl Kind {
     const fn cap(self) -> u64 {
         match self {
             Kind::Job => MAX_JOB,
-            Kind::Pages => (PAGES_PREFIX + MAX_RUN) as u64,
-            Kind::File => (FILE_PREFIX + MAX_RUN) as u64,
+            Kind::Pages | Kind::PackedPages => (PAGES_PREFIX + MAX_RUN) as u64,
+            Kind::File | Kind::PackedFile => (FILE_PREFIX + MAX_RUN) as u64,
             Kind::End => END_BODY as u64,
         }
     }
@@ -112,6 +119,8 @@ impl fmt::Display for Kind {
             Kind::Pages => "Pages",
             Kind::File => "File",
             Kind::End => "End",
+            Kind::PackedPages => "PackedPages",
+            Kind::PackedFile => "PackedFile",
         })
     }
 }
@@ -211,6 +220,18 @@ fn checksum(kind_and_version: &[u8], length: &[u8], body: [&[u8]; 2]) -> u32 {
     hasher.finalize()
 }
 
+/// The body of a plain run; that of a packed one is made in `unpacked`, of at most [`MAX_RUN`] bytes of content.
+fn content<'a>(packed: bool, body: &'a [u8], unpacked: &'a mut Vec<u8>, prefix: usize) -> Result<&'a [u8], Invalid> {
+    if !packed {
+        return Ok(body);
+    }
+    unpacked.resize(prefix + MAX_RUN, 0);
+    unpacked[..prefix].copy_from_slice(&body[..prefix]);
+    let length = zstd::bulk::decompress_to_buffer(&body[prefix..], &mut unpacked[prefix..])
+        .map_err(|error| Invalid::new(format_args!("a packed run cannot be unpacked: {error}")))?;
+    Ok(&unpacked[..prefix + length])
+}
+
 /// `N` little-endian bytes at `at`. The caller has checked the length of `bytes`.
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut field = [0; N];
@@ -284,6 +305,31 @@ pub struct Writer<W: Write> {
     inner: W,
     manifest: Option<Manifest>,
     totals: Totals,
+    packer: Option<Packer>,
+}
+
+/// Compresses runs.
+struct Packer {
+    compressor: zstd::bulk::Compressor<'static>,
+    packed: Vec<u8>,
+}
+
+impl fmt::Debug for Packer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packer").finish_non_exhaustive()
+    }
+}
+
+impl Packer {
+    /// What is to be written of a run: nothing if it would not become smaller.
+    fn pack(&mut self, bytes: &[u8]) -> Option<&[u8]> {
+        self.packed.clear();
+        self.packed.reserve(bytes.len());
+        // One byte less than the run, or it is an error, which says just that.
+        self.packed.resize(bytes.len().saturating_sub(1), 0);
+        let length = self.compressor.compress_to_buffer(bytes, &mut self.packed[..]).ok()?;
+        Some(&self.packed[..length])
+    }
 }
 
 impl<W: Write> Writer<W> {
@@ -297,7 +343,19 @@ impl<W: Write> Writer<W> {
             inner,
             manifest: None,
             totals: Totals::default(),
+            packer: None,
         })
+    }
+
+    /// From now on runs are compressed with zstd at this level (1 is fast, 19 is slow, negative ones are faster still),
+    /// where that makes them smaller. Fails with [`Error::Io`] only.
+    pub fn compress(&mut self, level: i32) -> Result<(), Error> {
+        let compressor = zstd::bulk::Compressor::new(level).map_err(Error::Io)?;
+        self.packer = Some(Packer {
+            compressor,
+            packed: Vec::new(),
+        });
+        Ok(())
     }
 
     /// Writes the job, first and once.
@@ -331,7 +389,7 @@ impl<W: Write> Writer<W> {
         let mut prefix = [0; PAGES_PREFIX];
         prefix[..4].copy_from_slice(&process.to_le_bytes());
         prefix[4..].copy_from_slice(&start.to_le_bytes());
-        self.section(Kind::Pages, &prefix, bytes)?;
+        self.run([Kind::Pages, Kind::PackedPages], &prefix, bytes)?;
         self.totals.page_bytes += bytes.len() as u64;
         Ok(())
     }
@@ -347,7 +405,7 @@ impl<W: Write> Writer<W> {
         let mut prefix = [0; FILE_PREFIX];
         prefix[..4].copy_from_slice(&file.to_le_bytes());
         prefix[8..].copy_from_slice(&offset.to_le_bytes());
-        self.section(Kind::File, &prefix, bytes)?;
+        self.run([Kind::File, Kind::PackedFile], &prefix, bytes)?;
         self.totals.file_bytes += bytes.len() as u64;
         Ok(())
     }
@@ -387,6 +445,19 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
+    /// A section with content, as it is or packed.
+    fn run(&mut self, [plain, packed]: [Kind; 2], prefix: &[u8], bytes: &[u8]) -> Result<(), Error> {
+        let Some(mut packer) = self.packer.take() else {
+            return self.section(plain, prefix, bytes);
+        };
+        let written = match packer.pack(bytes) {
+            Some(content) => self.section(packed, prefix, content),
+            None => self.section(plain, prefix, bytes),
+        };
+        self.packer = Some(packer);
+        written
+    }
+
     fn section(&mut self, kind: Kind, prefix: &[u8], content: &[u8]) -> Result<(), Error> {
         let mut head = [0; SECTION + END_BODY];
         head[..2].copy_from_slice(&(kind as u16).to_le_bytes());
@@ -412,6 +483,8 @@ impl<W: Write> Writer<W> {
 pub struct Reader<R: Read> {
     inner: R,
     buffer: Vec<u8>,
+    /// A run that was packed: prefix and content as in a plain section.
+    unpacked: Vec<u8>,
     /// Of the sections read so far.
     totals: Totals,
     position: u64,
@@ -452,6 +525,7 @@ impl<R: Read> Reader<R> {
         Ok(Reader {
             inner,
             buffer: Vec::new(),
+            unpacked: Vec::new(),
             totals,
             position,
             stage: Stage::First,
@@ -484,12 +558,13 @@ impl<R: Read> Reader<R> {
                 self.stage = Stage::Runs(Manifest::of(&job));
                 Ok(Record::Job(job))
             }
-            (Kind::Pages, Stage::Runs(manifest)) => {
-                let body = &self.buffer[..length];
+            (Kind::Pages | Kind::PackedPages, Stage::Runs(manifest)) => {
                 ensure!(
                     length >= PAGES_PREFIX,
-                    "a Pages section is too short to name its process and address"
+                    "a {kind} section is too short to name its process and address"
                 );
+                let packed = kind == Kind::PackedPages;
+                let body = content(packed, &self.buffer[..length], &mut self.unpacked, PAGES_PREFIX)?;
                 let (process, start) = (u32::from_le_bytes(field(body, 0)), u64::from_le_bytes(field(body, 4)));
                 let bytes = &body[PAGES_PREFIX..];
                 manifest.check_pages(process, start, bytes.len())?;
@@ -498,12 +573,13 @@ impl<R: Read> Reader<R> {
                 self.stage = Stage::Runs(manifest);
                 Ok(Record::Pages { process, start, bytes })
             }
-            (Kind::File, Stage::Runs(manifest)) => {
-                let body = &self.buffer[..length];
+            (Kind::File | Kind::PackedFile, Stage::Runs(manifest)) => {
                 ensure!(
                     length >= FILE_PREFIX,
-                    "a File section is too short to name its file and offset"
+                    "a {kind} section is too short to name its file and offset"
                 );
+                let packed = kind == Kind::PackedFile;
+                let body = content(packed, &self.buffer[..length], &mut self.unpacked, FILE_PREFIX)?;
                 let file = u32::from_le_bytes(field(body, 0));
                 let offset = u64::from_le_bytes(field(body, 8));
                 let bytes = &body[FILE_PREFIX..];
