@@ -239,12 +239,7 @@ fn with_another_vdso(image: &[u8]) -> Result<Vec<u8>> {
                 writer.job(&job)?;
             }
             Record::Pages { process, start, bytes } => writer.pages(process, start, bytes)?,
-            Record::File {
-                process,
-                file,
-                offset,
-                bytes,
-            } => writer.file(process, file, offset, bytes)?,
+            Record::File { file, offset, bytes } => writer.file(file, offset, bytes)?,
             Record::End(_) => return Ok(writer.finish()?.0),
         }
     }

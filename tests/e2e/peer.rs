@@ -437,17 +437,7 @@ fn bad_homecomings(image: &[u8]) -> Result<Vec<(&'static str, Answer)>> {
         change(image, |job| {
             job.processes[0].memory.vdso = None;
             let areas = &mut job.processes[0].memory.areas;
-            areas.push(Area {
-                start,
-                end,
-                protection: 3,
-                kind: AreaKind::Anonymous,
-                shared: false,
-                grows_down: false,
-                no_reserve: false,
-                locked: false,
-                advice: Vec::new(),
-            });
+            areas.push(plain_area(start, end));
             areas.sort_by_key(|area| area.start);
         })
     };
@@ -503,6 +493,26 @@ fn job_of(image: &[u8]) -> Result<Job> {
     }
 }
 
+/// Anonymous private memory to be read and written.
+fn plain_area(start: u64, end: u64) -> Area {
+    Area {
+        start,
+        end,
+        protection: 3,
+        kind: AreaKind::Anonymous,
+        shared: false,
+        grows_down: false,
+        no_reserve: false,
+        locked: false,
+        locked_on_fault: false,
+        advice: Vec::new(),
+        guards: Vec::new(),
+        huge_page: 0,
+        key: 0,
+        name: None,
+    }
+}
+
 /// The same image with another description.
 fn change(image: &[u8], edit: impl Fn(&mut Job)) -> Result<Vec<u8>> {
     let mut reader = Reader::new(image)?;
@@ -514,12 +524,7 @@ fn change(image: &[u8], edit: impl Fn(&mut Job)) -> Result<Vec<u8>> {
                 writer.job(&job)?;
             }
             Record::Pages { process, start, bytes } => writer.pages(process, start, bytes)?,
-            Record::File {
-                process,
-                file,
-                offset,
-                bytes,
-            } => writer.file(process, file, offset, bytes)?,
+            Record::File { file, offset, bytes } => writer.file(file, offset, bytes)?,
             Record::End(_) => return Ok(writer.finish()?.0.into_inner()),
         }
     }
@@ -611,17 +616,7 @@ fn origin(peer: &str, image: &str, act: &str) -> Result<()> {
                 (0x1000_0000_0000, 0x5000_0000_0000)
             };
             line.send_image(&change(&image, |job| {
-                job.processes[0].memory.areas.push(Area {
-                    start,
-                    end,
-                    protection: 3,
-                    kind: AreaKind::Anonymous,
-                    shared: false,
-                    grows_down: false,
-                    no_reserve: false,
-                    locked: false,
-                    advice: Vec::new(),
-                });
+                job.processes[0].memory.areas.push(plain_area(start, end));
                 job.processes[0].memory.areas.sort_by_key(|area| area.start);
             })?)?;
         }

@@ -98,9 +98,13 @@ int main(int argc, char **argv) {
             }
         }
         char line[16];
-        int length = snprintf(line, sizeof line, "%d\n", i);
-        if (write(1, line, length) != length || write(file, line, length) != length)
-            return say("bad: a write failed: %m"), 1;
+        int length = snprintf(line, sizeof line, "%d\n", i), to[2] = {1, file};
+        for (int j = 0; j < 2; j++) {
+            errno = 0;
+            long wrote = write(to[j], line, length);
+            if (wrote != length)
+                return say("bad: a write to %d gave %ld: %m", to[j], wrote), 1;
+        }
         pause_ms(5);
     }
     check("pages", big, bytes, 1);
