@@ -11,6 +11,7 @@
 //! simply about to be made again, with what is left of its timeout; what that needs is in `Frozen::reissue`.
 
 use crate::areas;
+use crate::attributes;
 use crate::memory::{self, MemoryError, TargetMemory};
 use crate::proc::{Backing, MapsEntry, ProcDir, ProcError};
 use crate::registers;
@@ -18,12 +19,9 @@ use crate::sys;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
-use vrun_image::state::{
-    AlternateStack, Clocks, IntervalTimer, Memory, Process, Registers, RobustList, Rseq, Scheduling, SignalAction,
-    Signals, Slot, Thread, Usage, Vdso,
-};
+use vrun_image::state::{Clocks, Memory, Process, Registers, Slot, Vdso};
 use vrun_shim::tracee::SIGINFO;
-use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area};
+use vrun_shim::{Injection, Script, TraceError, Tracee, area};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -298,9 +296,8 @@ impl Frozen {
     pub fn describe(&self, descriptors: Vec<Slot>, hidden: &[Range<u64>]) -> Result<Captured> {
         let directory = ProcDir::open(self.pid)?;
         let stat = directory.stat()?;
-        let status = directory.status()?;
         let tracee = self.injection.tracee();
-        let answers = self.ask()?;
+        let attributes = attributes::process(&self.injection, &directory)?;
         let saved = self
             .injection
             .saved_registers()
@@ -309,29 +306,7 @@ impl Frozen {
         let rseq = tracee.rseq()?;
         let registers = self.reissue(saved, rseq.map(|rseq| rseq.address))?;
 
-        let thread = Thread {
-            tid: self.inner_pid,
-            name: answers.name,
-            registers,
-            xstate: tracee.xstate()?,
-            blocked: self.injection.saved_blocked().unwrap_or(0),
-            pending: tracee.pending(false)?.iter().map(|info| info.to_vec()).collect(),
-            alternate_stack: answers.alternate_stack,
-            robust_list: robust_list(self.pid),
-            clear_child_tid: answers.clear_child_tid,
-            rseq: rseq.map(|rseq| Rseq {
-                address: rseq.address,
-                size: rseq.size,
-                signature: rseq.signature,
-                flags: rseq.flags,
-            }),
-            timer_slack: answers.timer_slack,
-            parent_death_signal: answers.parent_death_signal,
-            scheduling: Scheduling {
-                nice: stat.nice,
-                ..Scheduling::default()
-            },
-        };
+        let thread = attributes::thread(&self.injection, &directory, self.inner_pid, registers)?;
         let own: Vec<MapsEntry> = self
             .maps
             .iter()
@@ -343,7 +318,7 @@ impl Frozen {
             .collect();
         let memory = Memory {
             areas: own.iter().filter_map(areas::capture).collect(),
-            layout: stat.layout(answers.brk),
+            layout: stat.layout(attributes.brk),
             auxv: directory.auxv()?,
             vdso: self.vdso()?,
         };
@@ -356,23 +331,18 @@ impl Frozen {
             stopped: 0,
             executable: directory.executable()?,
             memory,
-            signals: Signals {
-                actions: answers.actions,
-                pending: tracee.pending(true)?.iter().map(|info| info.to_vec()).collect(),
-                interval_timers: answers.interval_timers,
-                timers: Vec::new(),
-            },
+            signals: attributes.signals,
             descriptors,
             working_directory: directory.working_directory()?,
-            umask: status.umask.unwrap_or(0o022),
-            credentials: status.credentials(),
-            limits: directory.limits()?,
-            personality: directory.personality()?,
-            dumpable: answers.dumpable,
-            subreaper: answers.subreaper,
-            oom_score: 0,
-            no_huge_pages: false,
-            used: Usage::default(),
+            umask: attributes.umask,
+            credentials: attributes.credentials,
+            limits: attributes.limits,
+            personality: attributes.personality,
+            dumpable: attributes.dumpable,
+            subreaper: attributes.subreaper,
+            oom_score: attributes.oom_score,
+            no_huge_pages: attributes.no_huge_pages,
+            used: attributes.used,
             threads: vec![thread],
         };
         Ok(Captured { process, areas: own })
@@ -570,122 +540,6 @@ fn undo_interruption(
     tracee.set_registers(&registers)
 }
 
-/// What only the process itself can ask.
-struct Answers {
-    name: Vec<u8>,
-    timer_slack: u64,
-    parent_death_signal: i32,
-    dumpable: u32,
-    subreaper: bool,
-    clear_child_tid: u64,
-    brk: u64,
-    alternate_stack: AlternateStack,
-    actions: Vec<SignalAction>,
-    interval_timers: [IntervalTimer; 3],
-}
-
-impl Frozen {
-    fn ask(&self) -> Result<Answers> {
-        let mut script = Script::new(area::DATA.start);
-        let prctl = |script: &mut Script, option: i32, size: usize| {
-            let address = script.reserve(size);
-            let what = format!("prctl option {option}");
-            (
-                script.step(
-                    what,
-                    libc::SYS_prctl,
-                    &[option as u64, address, 0, 0, 0],
-                    Expect::Success,
-                ),
-                address,
-            )
-        };
-        let (_, name) = prctl(&mut script, libc::PR_GET_NAME, 16);
-        let (slack, _) = prctl(&mut script, libc::PR_GET_TIMERSLACK, 0);
-        let (_, death) = prctl(&mut script, libc::PR_GET_PDEATHSIG, 4);
-        let (dumpable, _) = prctl(&mut script, libc::PR_GET_DUMPABLE, 0);
-        let (_, subreaper) = prctl(&mut script, libc::PR_GET_CHILD_SUBREAPER, 4);
-        let (_, clear_tid) = prctl(&mut script, libc::PR_GET_TID_ADDRESS, 8);
-        let brk = script.call("ask for the program break", libc::SYS_brk, &[0]);
-        let stack = script.reserve(24);
-        script.call("ask for the alternate stack", libc::SYS_sigaltstack, &[0, stack]);
-        let actions: Vec<(i32, u64)> = (1..=64)
-            .map(|signal| {
-                let action = script.reserve(32);
-                let arguments = [signal as u64, 0, action, 8];
-                script.call(
-                    format_args!("ask what signal {signal} does"),
-                    libc::SYS_rt_sigaction,
-                    &arguments,
-                );
-                (signal, action)
-            })
-            .collect();
-        let timers = [0, 1, 2].map(|which| {
-            let timer = script.reserve(32);
-            script.call("ask for an interval timer", libc::SYS_getitimer, &[which, timer]);
-            timer
-        });
-        let results = self.injection.run(&script)?;
-
-        let bytes = |address: u64, length: usize| -> Result<Vec<u8>> {
-            let mut bytes = vec![0; length];
-            self.injection.read(address, &mut bytes)?;
-            Ok(bytes)
-        };
-        let words = |address: u64, count: usize| -> Result<Vec<u64>> {
-            let bytes = bytes(address, 8 * count)?;
-            Ok(bytes
-                .chunks_exact(8)
-                .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")))
-                .collect())
-        };
-        let int = |address: u64| -> Result<i32> { Ok(words(address, 1)?[0] as i32) };
-
-        let name = bytes(name, 16)?;
-        let stack = words(stack, 3)?;
-        let mut found = Vec::new();
-        for (signal, address) in actions {
-            let [handler, flags, restorer, mask] = words(address, 4)?[..] else {
-                continue;
-            };
-            let action = SignalAction {
-                signal,
-                handler,
-                flags,
-                restorer,
-                mask,
-            };
-            if (handler, flags, mask) != (0, 0, 0) {
-                found.push(action);
-            }
-        }
-        let mut interval_timers = [IntervalTimer::default(); 3];
-        for (timer, address) in interval_timers.iter_mut().zip(timers) {
-            let words = words(address, 4)?;
-            timer.interval = words[0] * 1_000_000 + words[1];
-            timer.value = words[2] * 1_000_000 + words[3];
-        }
-        Ok(Answers {
-            name: name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
-            timer_slack: results[slack] as u64,
-            parent_death_signal: int(death)?,
-            dumpable: results[dumpable] as u32,
-            subreaper: int(subreaper)? != 0,
-            clear_child_tid: words(clear_tid, 1)?[0],
-            brk: results[brk] as u64,
-            alternate_stack: AlternateStack {
-                address: stack[0],
-                // SS_ONSTACK is a reading of the stack pointer and no setting.
-                flags: stack[1] as i32 & !libc::SS_ONSTACK,
-                size: stack[2],
-            },
-            actions: found,
-            interval_timers,
-        })
-    }
-}
-
 /// The clocks of a process, at this instant: those of a restored job or a guest are not ours (time_namespaces(7)).
 pub fn clocks(pid: i32) -> Clocks {
     let (own, its) = (time_offsets(std::process::id() as i32), time_offsets(pid));
@@ -716,10 +570,4 @@ fn time_offsets(pid: i32) -> [i128; 2] {
             _ => 0,
         }
     })
-}
-
-fn robust_list(pid: i32) -> RobustList {
-    sys::robust_list(pid)
-        .map(|(head, length)| RobustList { head, length })
-        .unwrap_or_default()
 }

@@ -1,6 +1,7 @@
 //! What decides: notification filter, freeze, dump, restore, migration, daemon, commands.
 
 pub mod areas;
+pub mod attributes;
 pub mod away;
 pub mod capture;
 pub mod commands;

@@ -14,10 +14,11 @@
 //! once: contents are written through `/proc/PID/mem`, which may write to private memory whatever its protection.
 
 use crate::areas::{self, map};
+use crate::attributes;
 use crate::proc::{self, ProcDir};
 use crate::registers;
 use std::ops::Range;
-use vrun_image::state::{Process, Thread, Vdso};
+use vrun_image::state::{Process, Vdso};
 use vrun_shim::tracee::RseqConfiguration;
 use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area, sigframe, vdso};
 
@@ -394,172 +395,9 @@ fn finish_script(process: &Process, home: Home, data_base: u64) -> Script {
         Home::Away | Home::Deputy => None,
     };
     areas::boundary_steps(&mut script, &process.memory, executable);
-    signals(&mut script, process, home);
-    limits_and_identity(&mut script, process, home);
-    thread_pointers(&mut script, &process.threads[0]);
+    attributes::process_steps(&mut script, process, home);
+    attributes::thread_steps(&mut script, process, &process.threads[0], home);
     script
-}
-
-fn signals(script: &mut Script, process: &Process, home: Home) {
-    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
-        // struct kernel_sigaction: handler, flags, restorer, mask. Those not in the image are the default: all zero.
-        let action = process.signals.actions.iter().find(|action| action.signal == signal);
-        let words = action.map_or([0; 4], |action| {
-            [action.handler, action.flags, action.restorer, action.mask]
-        });
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let address = script.data(&bytes);
-        let arguments = [signal as u64, address, 0, 8];
-        script.call(
-            format_args!("set what signal {signal} does"),
-            libc::SYS_rt_sigaction,
-            &arguments,
-        );
-    }
-    if home == Home::Away {
-        return; // pending signals and timers stayed with the deputy, which forwards what comes
-    }
-    let (pid, tid) = (process.pid as u64, process.threads[0].tid as u64);
-    for info in &process.signals.pending {
-        let arguments = [pid, signal_number(info), script.data(info)];
-        script.call("queue a pending signal", libc::SYS_rt_sigqueueinfo, &arguments);
-    }
-    for info in &process.threads[0].pending {
-        let arguments = [pid, tid, signal_number(info), script.data(info)];
-        script.call(
-            "queue a pending signal of the thread",
-            libc::SYS_rt_tgsigqueueinfo,
-            &arguments,
-        );
-    }
-    if home == Home::Deputy {
-        return; // the deputy kept the timers
-    }
-    for (which, timer) in process
-        .signals
-        .interval_timers
-        .iter()
-        .enumerate()
-        .filter(|(_, timer)| timer.value != 0)
-    {
-        let words = [timer.interval, timer.value].map(|micros| [micros / 1_000_000, micros % 1_000_000]);
-        let bytes: Vec<u8> = words
-            .as_flattened()
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect();
-        let arguments = [which as u64, script.data(&bytes), 0];
-        script.call(
-            format_args!("set interval timer {which}"),
-            libc::SYS_setitimer,
-            &arguments,
-        );
-    }
-}
-
-fn signal_number(info: &[u8]) -> u64 {
-    info.first_chunk()
-        .map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)))
-}
-
-fn limits_and_identity(script: &mut Script, process: &Process, home: Home) {
-    let prctl = |script: &mut Script, what: &str, option: i32, value: u64| {
-        script.step(
-            format_args!("set {what}"),
-            libc::SYS_prctl,
-            &[option as u64, value, 0, 0, 0],
-            Expect::Anything,
-        );
-    };
-    let thread = &process.threads[0];
-    let name = script.data(&padded_name(&thread.name));
-    prctl(script, "the thread's name", libc::PR_SET_NAME, name);
-    prctl(script, "the timer slack", libc::PR_SET_TIMERSLACK, thread.timer_slack);
-    script.call("set the personality", libc::SYS_personality, &[process.personality]);
-    // A limit above this host's hard limit, or a nicer priority than allowed, is not worth failing for.
-    for (resource, limit) in process.limits.iter().enumerate() {
-        let bytes: Vec<u8> = [limit.soft, limit.hard]
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect();
-        let arguments = [0, resource as u64, script.data(&bytes), 0];
-        script.step(
-            format_args!("set limit {resource}"),
-            libc::SYS_prlimit64,
-            &arguments,
-            Expect::Anything,
-        );
-    }
-    let arguments = [
-        libc::PRIO_PROCESS as u64,
-        0,
-        i64::from(process.threads[0].scheduling.nice) as u64,
-    ];
-    script.step("set the priority", libc::SYS_setpriority, &arguments, Expect::Anything);
-    if home != Home::Away {
-        prctl(
-            script,
-            "the parent-death signal",
-            libc::PR_SET_PDEATHSIG,
-            thread.parent_death_signal as u64,
-        );
-        prctl(
-            script,
-            "the subreaper attribute",
-            libc::PR_SET_CHILD_SUBREAPER,
-            u64::from(process.subreaper),
-        );
-    }
-    if home != Home::Deputy && process.credentials.uid[1] != 0 {
-        // The capabilities that came with the user namespace were for building the process only.
-        let header = script.data(&[0x2008_0522_u32.to_le_bytes(), [0; 4]].concat());
-        let none = script.reserve(24);
-        script.call("drop capabilities", libc::SYS_capset, &[header, none]);
-    }
-}
-
-fn padded_name(name: &[u8]) -> [u8; 16] {
-    let mut padded = [0; 16];
-    let length = name.len().min(15);
-    padded[..length].copy_from_slice(&name[..length]);
-    padded
-}
-
-fn thread_pointers(script: &mut Script, thread: &Thread) {
-    const ARCH_SET_GS: u64 = 0x1001;
-    const ARCH_SET_FS: u64 = 0x1002;
-    let robust = thread.robust_list;
-    script.call(
-        "set the FS base",
-        libc::SYS_arch_prctl,
-        &[ARCH_SET_FS, thread.registers.fs_base],
-    );
-    script.call(
-        "set the GS base",
-        libc::SYS_arch_prctl,
-        &[ARCH_SET_GS, thread.registers.gs_base],
-    );
-    script.call(
-        "set the child-tid address",
-        libc::SYS_set_tid_address,
-        &[thread.clear_child_tid],
-    );
-    if robust.length != 0 {
-        script.call(
-            "set the robust list",
-            libc::SYS_set_robust_list,
-            &[robust.head, robust.length],
-        );
-    }
-    if let Some(rseq) = thread.rseq {
-        let arguments = [
-            rseq.address,
-            u64::from(rseq.size),
-            u64::from(rseq.flags),
-            u64::from(rseq.signature),
-        ];
-        script.call("register rseq", libc::SYS_rseq, &arguments);
-    }
 }
 
 #[cfg(test)]
