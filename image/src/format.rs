@@ -33,9 +33,10 @@
 //!   of a body is a new version of that section; a change of this envelope is a new [`VERSION`].
 //! - The Job's encoding is bincode 1.3 with fixed-width little-endian integers, without trailing bytes. bincode sees
 //!   nothing but the Job: the content of pages and files is raw.
-//! - `process` is an index into [`Job::processes`], `file` one into [`Job::files`]. A run of pages is page-aligned and lies
-//!   wholly inside one area; a run of a file belongs to one that is marked as stored and lies inside its size. What is
-//!   stored twice is as it was stored last. What is not stored is zero, or, in a mapping of a file, as in that file.
+//! - `process` is an index into [`Job::processes`]; the numbers behind them are those of [`Job::shared`], and `start` is
+//!   an offset then. `file` is an index into [`Job::files`]. A run of pages is page-aligned and lies wholly inside one
+//!   area; a run of a file belongs to one that is marked as stored and lies inside its size. What is stored twice is as
+//!   it was stored last. What is not stored is zero, or, in a mapping of a file, as in that file.
 //! - A section's length is checked against its cap before anything is allocated, its CRC before its body is looked at,
 //!   and the Job with [`Job::validate`] before it is handed out.
 
@@ -242,7 +243,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// What of a job its runs are checked against, in the writer as in the reader.
 #[derive(Debug)]
 struct Manifest {
-    /// The areas of each process: (start, end), ascending.
+    /// The areas of each process: (start, end), ascending. Then each shared memory as one.
     processes: Vec<Vec<(u64, u64)>>,
     /// The size of each file that is stored, `None` for the others.
     files: Vec<Option<u64>>,
@@ -251,8 +252,12 @@ struct Manifest {
 impl Manifest {
     fn of(job: &Job) -> Manifest {
         let areas = |process: &Process| process.memory.areas.iter().map(|area| (area.start, area.end)).collect();
+        let shared = job.shared.iter().map(|memory| match memory.kind.is_stored() {
+            true => vec![(0, memory.size.next_multiple_of(PAGE))],
+            false => Vec::new(),
+        });
         Manifest {
-            processes: job.processes.iter().map(areas).collect(),
+            processes: job.processes.iter().map(areas).chain(shared).collect(),
             files: job.files.iter().map(OpenFile::content).collect(),
         }
     }

@@ -44,6 +44,7 @@ pub struct Report {
     sections: u64,
     /// Open file descriptions, which the descriptors of all processes refer to.
     files: Vec<FileReport>,
+    shared: Vec<SharedReport>,
     processes: Vec<ProcessReport>,
 }
 
@@ -94,6 +95,15 @@ struct AreaReport {
     stored_bytes: u64,
 }
 
+/// Memory that areas show. What of it is private to a process is stored with the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct SharedReport {
+    kind: &'static str,
+    path: Option<Text>,
+    size: u64,
+    stored_bytes: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct FileReport {
     /// `O_RDWR|O_APPEND`.
@@ -130,7 +140,7 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
         return Err(Invalid::new(format_args!("its first section is not the Job")).into());
     };
     // Runs, as (start, end).
-    let mut stored = vec![Vec::new(); job.processes.len()];
+    let mut stored = vec![Vec::new(); job.processes.len() + job.shared.len()];
     let mut contents = vec![Vec::new(); job.files.len()];
     let totals = loop {
         match reader.next()? {
@@ -147,6 +157,10 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
     let image_bytes = reader.position();
     reader.expect_eof()?;
 
+    let shared: Vec<_> = (job.shared.iter())
+        .zip(stored.split_off(job.processes.len()))
+        .map(|(memory, runs)| shared_report(memory, runs))
+        .collect();
     let processes: Vec<_> = job
         .processes
         .iter()
@@ -155,11 +169,12 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
         .collect();
     let areas = || job.processes.iter().flat_map(|process| &process.memory.areas);
     let mapped_bytes = areas().map(|area| area.end - area.start).sum();
-    let stored_bytes = processes
+    let own_bytes: u64 = processes
         .iter()
         .flat_map(|process| &process.areas)
         .map(|area| area.stored_bytes)
         .sum();
+    let stored_bytes = own_bytes + shared.iter().map(|memory| memory.stored_bytes).sum::<u64>();
     contents.iter_mut().for_each(|runs| runs.sort_unstable());
     let files: Vec<_> = (job.files.iter().zip(&contents))
         .map(|(file, runs)| file_report(file, runs))
@@ -176,11 +191,12 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
         frozen: rfc3339(job.clocks.realtime),
         mapped_bytes,
         stored_bytes,
-        absent_bytes: mapped_bytes - stored_bytes,
+        absent_bytes: mapped_bytes.saturating_sub(stored_bytes),
         file_bytes,
         image_bytes,
         sections: totals.sections,
         files,
+        shared,
         processes,
     })
 }
@@ -262,6 +278,23 @@ fn area_report(area: &Area, pages: &[(u64, u64)]) -> AreaReport {
         device: format!("{major:02x}:{minor:02x}"),
         inode: file.map_or(0, |file| file.inode).to_string(),
         stored_bytes: distinct(pages, area.start, area.end),
+    }
+}
+
+fn shared_report(memory: &SharedMemory, mut runs: Vec<(u64, u64)>) -> SharedReport {
+    runs.sort_unstable();
+    let (kind, path) = match &memory.kind {
+        SharedKind::Anonymous { .. } => ("anonymous", None),
+        SharedKind::Unnamed { name, .. } => ("unnamed", Some(Text::of(name))),
+        SharedKind::Open { .. } => ("open", None),
+        SharedKind::File { path, .. } => ("file", Some(Text::of(path))),
+        SharedKind::SystemV { .. } => ("system-v", None),
+    };
+    SharedReport {
+        kind,
+        path,
+        size: memory.size,
+        stored_bytes: distinct(&runs, 0, u64::MAX),
     }
 }
 
@@ -469,6 +502,10 @@ impl Display for Report {
             "image      format {}, {} sections, {image}",
             self.format_version, self.sections
         )?;
+        if !self.shared.is_empty() {
+            writeln!(f)?;
+            list(f, "memory shown by areas: kind, size, stored, what", &self.shared)?;
+        }
         self.processes
             .iter()
             .try_for_each(|process| write!(f, "\n{}", WithFiles(process, &self.files)))
@@ -545,6 +582,14 @@ impl Display for ThreadReport {
             write!(f, ", pending:{}", Names(&self.pending))?;
         }
         Ok(())
+    }
+}
+
+impl Display for SharedReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let [size, stored] = [self.size, self.stored_bytes].map(|bytes| Size(bytes).to_string());
+        write!(f, "{:<9} {size:>10} {stored:>10}", self.kind)?;
+        self.path.as_ref().map_or(Ok(()), |path| write!(f, "  {path}"))
     }
 }
 

@@ -157,6 +157,10 @@ pub struct Memory {
     #[serde(with = "serde_bytes")]
     pub auxv: Vec<u8>,
     pub vdso: Option<Vdso>,
+    /// What `mlockall` has ordered for areas to come: `MCL_FUTURE`, `MCL_ONFAULT`.
+    pub lock_future: u32,
+    /// Bit N: protection key N is allocated (`pkey_alloc`), or the kernel's own for memory that is only executed.
+    pub keys: u16,
 }
 
 /// One area of memory, `/proc/PID/smaps` in our own words.
@@ -188,6 +192,10 @@ pub struct Area {
     pub key: u32,
     /// `PR_SET_VMA_ANON_NAME`.
     pub name: Option<String>,
+    /// `MAP_DROPPABLE`: its contents are never stored.
+    pub droppable: bool,
+    /// `mseal(2)`.
+    pub sealed: bool,
 }
 
 /// What an area was made from.
@@ -198,9 +206,9 @@ pub enum AreaKind {
     Heap,
     /// The initial thread's stack.
     Stack,
-    /// A mapping of a file: private, or shared and only to be read, of a file that can be found again.
+    /// A file. Where the mapping is private, pages of its own lie over those of the file.
     File(FileMapping),
-    /// A part of [`Job::shared`].
+    /// Shared memory without a file.
     Shared {
         object: u32,
         /// In bytes.
@@ -208,9 +216,10 @@ pub enum AreaKind {
     },
 }
 
-/// Memory that several areas show, of one process or more.
+/// Memory that areas of one process or more show: all of it, or what of it the image has.
 ///
-/// Its contents travel as those of the first area that shows them.
+/// Its contents are stored as those of a process whose index follows those of the processes, at addresses that are
+/// offsets; but not if [`SharedKind::is_stored`] says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedMemory {
     /// In bytes.
@@ -220,17 +229,42 @@ pub struct SharedMemory {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SharedKind {
-    /// `MAP_SHARED | MAP_ANONYMOUS`, or a file without a name that nobody outside of the job has.
+    /// `MAP_SHARED | MAP_ANONYMOUS`.
     Anonymous {
         /// Bytes of a huge page, else 0.
         huge_page: u64,
     },
-    /// What an open file description of the job shows too: a memfd, or a file.
+    /// A file that no name leads to and that nobody has open: a memfd, or a deleted file.
+    Unnamed {
+        #[serde(with = "serde_bytes")]
+        name: Vec<u8>,
+        /// Bytes of a huge page, else 0.
+        huge_page: u64,
+    },
+    /// The same, but an open file of the job shows it too and has its contents.
     Open { file: u32 },
-    /// A file that no process of the job has open any more.
-    File(FileMapping),
+    /// A file with a name.
+    File {
+        #[serde(with = "serde_bytes")]
+        path: Vec<u8>,
+        /// Modification time, nanoseconds since the epoch.
+        modified: i64,
+        /// An area shows it shared and may write to it: nothing else will do in its place.
+        written: bool,
+    },
     /// `shmget(2)`.
     SystemV { id: i32 },
+}
+
+impl SharedKind {
+    /// Whether an image has the contents.
+    pub fn is_stored(&self) -> bool {
+        match self {
+            Self::Anonymous { .. } | Self::Unnamed { .. } | Self::SystemV { .. } => true,
+            Self::File { written, .. } => !written,
+            Self::Open { .. } => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,6 +275,8 @@ pub struct FileMapping {
     pub offset: u64,
     pub device: u64,
     pub inode: u64,
+    /// Index into [`Job::shared`].
+    pub object: u32,
 }
 
 /// `struct prctl_mm_map`: the boundaries that `/proc/PID/stat` and `brk` work from.

@@ -110,6 +110,12 @@ impl Job {
         self.cpu.flags.iter().try_for_each(|flag| text("CPU flag", flag, 64))?;
 
         count("open files", self.files.len(), 0, MAX_ENTRIES)?;
+        count("shared memories", self.shared.len(), 0, MAX_ENTRIES)?;
+        for (index, memory) in self.shared.iter().enumerate() {
+            memory
+                .check(self.files.len())
+                .map_err(|invalid| invalid.of(format_args!("shared memory {index}")))?;
+        }
         for (index, file) in self.files.iter().enumerate() {
             let check = || {
                 file.check()?;
@@ -221,6 +227,12 @@ impl Memory {
             before = area.end;
         }
         self.layout.check()?;
+        // MCL_FUTURE, and MCL_ONFAULT with it.
+        ensure!(
+            [0, 2, 6].contains(&self.lock_future),
+            "areas to come are locked in the way {:#x}",
+            self.lock_future
+        );
         ensure!(
             self.auxv.len() <= 4096 && self.auxv.len().is_multiple_of(16),
             "the auxiliary vector has {} bytes",
@@ -250,6 +262,32 @@ impl Area {
         }
         // MADV_RANDOM, SEQUENTIAL, DONTFORK, MERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, WIPEONFORK: the advice that is
         // a property of an area. The other numbers are actions, some of them destructive.
+        if let AreaKind::Shared { offset, .. } = self.kind {
+            let end = offset.checked_add(self.end - self.start);
+            ensure!(
+                offset.is_multiple_of(PAGE) && end.is_some_and(is_offset),
+                "shows its shared memory from {offset:#x}, which is no offset of a page"
+            );
+        }
+        count("guarded ranges", self.guards.len(), 0, MAX_ENTRIES)?;
+        for &(start, end) in &self.guards {
+            range(start, end)?;
+            ensure!(
+                self.start <= start && end <= self.end,
+                "guards {start:#x}-{end:#x} outside of itself"
+            );
+        }
+        let huge = self.huge_page;
+        ensure!(
+            huge == 0 || huge.is_power_of_two() && (PAGE..=1 << 34).contains(&huge),
+            "has pages of {huge} bytes"
+        );
+        ensure!(self.key < 16, "has protection key {}", self.key);
+        let named = self
+            .name
+            .as_ref()
+            .is_none_or(|name| name.len() < 80 && !name.contains('\0'));
+        ensure!(named, "has a name that no area can have");
         count("pieces of advice", self.advice.len(), 0, 8)?;
         let foreign = self
             .advice
@@ -259,6 +297,26 @@ impl Area {
             foreign.is_none(),
             "has the advice {foreign:?}, which does not outlive the call"
         );
+        Ok(())
+    }
+}
+
+impl SharedMemory {
+    fn check(&self, files: usize) -> Verdict {
+        let whole = self.size.checked_next_multiple_of(PAGE);
+        ensure!(whole.is_some_and(is_offset), "has {} bytes", self.size);
+        match &self.kind {
+            SharedKind::Anonymous { huge_page } | SharedKind::Unnamed { huge_page, .. } => ensure!(
+                *huge_page == 0 || huge_page.is_power_of_two() && (PAGE..=1 << 34).contains(huge_page),
+                "has pages of {huge_page} bytes"
+            ),
+            SharedKind::Open { file } => ensure!(
+                (*file as usize) < files,
+                "refers to an open file that is not there: {file}"
+            ),
+            SharedKind::File { path: name, .. } => path("file", name)?,
+            SharedKind::SystemV { .. } => {}
+        }
         Ok(())
     }
 }

@@ -62,6 +62,7 @@ fn area_of(entry: &MapsEntry) -> Option<Area> {
             offset: entry.offset,
             device: entry.device,
             inode: entry.inode,
+            object: 0,
         }),
         Backing::Vdso | Backing::Vvar | Backing::Vsyscall | Backing::Special => return None,
     };
@@ -95,6 +96,8 @@ fn area_of(entry: &MapsEntry) -> Option<Area> {
         huge_page: 0,
         key: 0,
         name: None,
+        droppable: false,
+        sealed: false,
     })
 }
 

@@ -321,6 +321,8 @@ impl Frozen {
             layout: stat.layout(attributes.brk),
             auxv: directory.auxv()?,
             vdso: self.vdso()?,
+            lock_future: 0,
+            keys: 0,
         };
         let process = Process {
             pid: self.inner_pid,

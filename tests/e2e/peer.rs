@@ -510,6 +510,8 @@ fn plain_area(start: u64, end: u64) -> Area {
         huge_page: 0,
         key: 0,
         name: None,
+        droppable: false,
+        sealed: false,
     }
 }
 
