@@ -165,6 +165,10 @@ fn go(world: &World, program: Program, command: &Cmd, way: Way, first: Running) 
         Way::Local => {
             a.ok(["vctl", "save", "job", "-o", image])?;
             first.wait()?;
+            if matches!(program.middle, Middle::Ticks(_)) {
+                // `vrun` ends a moment before the process does, and the next one has the same command line.
+                a.wait_until("the end of what was saved", || a.find(command).is_none().then_some(()))?;
+            }
             let second = a.start(&Cmd::new(["vctl", "restore", image]))?;
             wait_middle(a, command, &second, program.middle)?;
             a.ok(["vctl", "send", "job", "a"])?;
