@@ -261,8 +261,8 @@ pub fn depart(pid: i32, departure: Departure, office: &Office<'_>) -> Result<(Aw
         asked,
     } = departure;
     let stopped = Instant::now();
-    let frozen = match capture::freeze(pid) {
-        Ok(frozen) => frozen,
+    let frozen = match capture::freeze(&|| vec![pid]) {
+        Ok(mut job) => job.processes.remove(0),
         Err(error) => {
             let _ = sender.send(&Message::Bye);
             return Err(error.into());
@@ -310,8 +310,8 @@ fn send(
     host: &str,
     office: &Office<'_>,
 ) -> Result<Body, ControlError> {
-    let captured = frozen.describe(Vec::new(), &[])?;
-    let process = &captured.process;
+    let captured = capture::describe(std::slice::from_ref(frozen), vec![Vec::new()], &[])?;
+    let process = &captured.processes[0];
     if process.signals.interval_timers[1..]
         .iter()
         .any(|timer| timer.value != 0)
@@ -331,8 +331,8 @@ fn send(
     let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
     let write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {
         writer.job(&job)?;
-        frozen.dump(&captured, |start, bytes| {
-            writer.pages(0, start, bytes).map_err(GuestError::from)
+        capture::dump(std::slice::from_ref(frozen), &captured, |process, start, bytes| {
+            writer.pages(process, start, bytes).map_err(GuestError::from)
         })
     };
     let sent = write(&mut writer).and_then(|()| Ok(writer.finish()?.0));
@@ -374,7 +374,7 @@ fn settle(
         ControlError::refused(format!("the job is lost: its deputy could not be made: {error}"))
     };
     let courier = Courier::new(&sender, Arc::clone(&office.ring));
-    let injection = frozen.into_injection();
+    let injection = frozen.into_injections().remove(0);
     let deputy = Deputy::settle(
         injection,
         arguments.clone(),
@@ -684,7 +684,7 @@ where
         let rest = reader.into_inner();
         rest.expect_end()
             .map_err(|error| GuestError::Io("receive the image", error))?;
-        Ok(restorer.finish(process)?)
+        Ok(restorer.finish(process, &[])?)
     };
     build().map_err(|error| fallback(error.to_string()))
 }

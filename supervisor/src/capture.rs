@@ -19,7 +19,7 @@ use crate::sys;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
-use vrun_image::state::{Clocks, Memory, Process, Registers, Slot, Vdso};
+use vrun_image::state::{Clocks, Memory, Process, Registers, SharedMemory, Slot, Vdso, Zombie};
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Injection, Script, TraceError, Tracee, area};
 
@@ -38,24 +38,50 @@ pub enum CaptureError {
 
 type Result<T> = std::result::Result<T, CaptureError>;
 
-/// A process that stands still, until it is released or dropped.
+/// A thread that stopped for our interrupt.
 #[derive(Debug)]
-pub struct Frozen {
+pub struct Stopped {
+    pub tracee: Tracee,
+    /// Signals whose delivery was held up by that, in order.
+    pub signals: Vec<[u8; SIGINFO]>,
+    /// What was known before the interrupt.
+    pub since: Option<LastRan>,
+}
+
+/// A thread that stands still.
+#[derive(Debug)]
+pub struct FrozenThread {
     injection: Injection,
-    pid: i32,
-    maps: Vec<MapsEntry>,
-    /// PIDs in the process's own namespace.
-    inner_pid: i32,
+    /// In the process's own PID namespace.
+    inner_tid: i32,
     /// How long the call that it was stopped in had been asleep.
     slept: Duration,
 }
 
-/// What a frozen process is, and where its contents are.
+/// A process whose threads all stand still, until they are released or dropped.
 #[derive(Debug)]
-pub struct Captured {
-    pub process: Process,
-    /// Areas whose contents are to be dumped.
-    areas: Vec<MapsEntry>,
+pub struct Frozen {
+    /// The thread group leader first.
+    threads: Vec<FrozenThread>,
+    pid: i32,
+    maps: Vec<MapsEntry>,
+}
+
+/// A job that stands still.
+#[derive(Debug)]
+pub struct FrozenJob {
+    /// Each after its parent, if that is one of them. The first is the one that was started.
+    pub processes: Vec<Frozen>,
+    pub zombies: Vec<Zombie>,
+}
+
+/// What frozen processes are, and where their contents are.
+#[derive(Debug)]
+pub struct Description {
+    pub processes: Vec<Process>,
+    pub shared: Vec<SharedMemory>,
+    /// Of each process, the areas whose contents are to be dumped.
+    areas: Vec<Vec<MapsEntry>>,
 }
 
 /// A sentence saying why this process cannot be frozen for a move, or nothing. Reads only /proc: it may be asked at any
@@ -161,8 +187,26 @@ pub fn syscall_instruction(injection: &Injection, maps: &[MapsEntry]) -> std::re
     })
 }
 
-/// Stops a process that runs on its own.
-pub fn freeze(pid: i32) -> Result<Frozen> {
+/// Stops processes that run on their own: all of a job.
+pub fn freeze(processes: &dyn Fn() -> Vec<i32>) -> Result<FrozenJob> {
+    let mut frozen = FrozenJob {
+        processes: Vec::new(),
+        zombies: Vec::new(),
+    };
+    for pid in processes() {
+        let result = freeze_process(pid);
+        match result {
+            Ok(process) => frozen.processes.push(process),
+            Err(error) => {
+                frozen.release()?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(frozen)
+}
+
+fn freeze_process(pid: i32) -> Result<Frozen> {
     let tracee = Tracee::seize(pid, 0)?;
     let since = LastRan::of(pid);
     let stop = || -> std::result::Result<_, TraceError> {
@@ -170,7 +214,51 @@ pub fn freeze(pid: i32) -> Result<Frozen> {
         tracee.wait_interrupted()
     };
     let signals = stop()?;
-    Frozen::adopt(tracee, &signals, since).inspect_err(|_| release(tracee, &signals))
+    let stopped = Stopped {
+        tracee,
+        signals: signals.clone(),
+        since,
+    };
+    Frozen::adopt(vec![stopped]).inspect_err(|_| release(tracee, &signals))
+}
+
+impl FrozenJob {
+    /// Lets everything go on as if nothing had been.
+    pub fn release(self) -> Result<()> {
+        self.processes.into_iter().try_for_each(Frozen::release)
+    }
+}
+
+/// What the processes are. `slots[i]` are those of `processes[i]`, empty when they stay where they are. Areas within
+/// `hidden` are not the program's.
+pub fn describe(processes: &[Frozen], slots: Vec<Vec<Slot>>, hidden: &[Range<u64>]) -> Result<Description> {
+    let mut description = Description {
+        processes: Vec::new(),
+        shared: Vec::new(),
+        areas: Vec::new(),
+    };
+    for (frozen, slots) in processes.iter().zip(slots) {
+        let (process, areas) = frozen.describe(slots, hidden)?;
+        description.processes.push(process);
+        description.areas.push(areas);
+    }
+    Ok(description)
+}
+
+/// Sends the contents of memory to `sink` (index of the process, address, bytes) in page-aligned runs of at most 1 MiB;
+/// pages of zeroes are left out.
+pub fn dump<E: From<MemoryError>>(
+    processes: &[Frozen],
+    description: &Description,
+    mut sink: impl FnMut(u32, u64, &[u8]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    for (index, (frozen, areas)) in (0..).zip(processes.iter().zip(&description.areas)) {
+        let memory = TargetMemory::open(frozen.pid)?;
+        for entry in areas {
+            memory::dump(&memory, entry, &mut |start, bytes: &[u8]| sink(index, start, bytes))?;
+        }
+    }
+    Ok(())
 }
 
 /// When a thread last began to run or to sleep, on the scheduler's clock of its CPU.
@@ -240,12 +328,26 @@ fn leave_vdso(tracee: Tracee, maps: &[MapsEntry]) -> std::result::Result<(), Tra
     tracee.set_blocked(blocked)
 }
 
+impl FrozenThread {
+    /// The scope in which scripts may be run. The threads of a process share the memory that scripts use: one at a time.
+    pub fn injection(&self) -> &Injection {
+        &self.injection
+    }
+
+    /// Its number in the process's own PID namespace.
+    pub fn inner_tid(&self) -> i32 {
+        self.inner_tid
+    }
+}
+
 impl Frozen {
-    /// Takes over a thread that stopped for our interrupt, and the signals whose delivery was held up by that. It stays
-    /// stopped and traced if this fails. `since` is what was known before the interrupt.
-    pub fn adopt(tracee: Tracee, signals: &[[u8; SIGINFO]], since: Option<LastRan>) -> Result<Self> {
-        let pid = tracee.tid();
-        let slept = LastRan::slept(since, LastRan::of(pid));
+    /// Takes over the threads of a process, the leader first. They stay stopped and traced if this fails.
+    pub fn adopt(threads: Vec<Stopped>) -> Result<Self> {
+        let [Stopped { tracee, signals, since }] = threads.as_slice() else {
+            return unsupported("it has several threads; only programs with one can move yet");
+        };
+        let (tracee, pid) = (*tracee, tracee.tid());
+        let slept = LastRan::slept(*since, LastRan::of(pid));
         let directory = ProcDir::open(pid)?;
         let maps = directory.smaps()?;
         check(&directory, &maps)?;
@@ -255,12 +357,15 @@ impl Frozen {
         undo_interruption(tracee, signals, directory.status()?.caught, slept)?;
         let injection = Injection::begin(tracee)?;
         injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
-        let frozen = Self {
+        let leader = FrozenThread {
             injection,
+            inner_tid: inner_pid,
+            slept,
+        };
+        let frozen = Self {
+            threads: vec![leader],
             pid,
             maps,
-            inner_pid,
-            slept,
         };
         frozen.queue(signals)?;
         Ok(frozen)
@@ -271,9 +376,24 @@ impl Frozen {
         self.pid
     }
 
-    /// The scope in which scripts may be run.
-    pub fn injection(&self) -> &Injection {
-        &self.injection
+    /// PID in its own PID namespace.
+    pub fn inner_pid(&self) -> i32 {
+        self.threads[0].inner_tid
+    }
+
+    /// Its address space when it was stopped.
+    pub fn maps(&self) -> &[MapsEntry] {
+        &self.maps
+    }
+
+    /// The scope in which scripts may be run that concern the whole process.
+    pub fn leader(&self) -> &Injection {
+        &self.threads[0].injection
+    }
+
+    /// All threads, the thread group leader first.
+    pub fn threads(&self) -> &[FrozenThread] {
+        &self.threads
     }
 
     /// Puts signals back into the queue they came from.
@@ -284,29 +404,28 @@ impl Frozen {
         let mut script = Script::new(area::DATA.start);
         for info in signals {
             let number = u64::from(info[0]);
-            let arguments = [self.inner_pid as u64, number, script.data(info)];
+            let arguments = [self.inner_pid() as u64, number, script.data(info)];
             script.call("queue a signal again", libc::SYS_rt_sigqueueinfo, &arguments);
         }
-        self.injection.run(&script)?;
+        self.leader().run(&script)?;
         Ok(())
     }
 
-    /// What the process is. `descriptors` are found by the caller: a process that leaves them at home has none.
-    /// Areas within `hidden` are not the program's.
-    pub fn describe(&self, descriptors: Vec<Slot>, hidden: &[Range<u64>]) -> Result<Captured> {
+    /// See [`describe`].
+    fn describe(&self, descriptors: Vec<Slot>, hidden: &[Range<u64>]) -> Result<(Process, Vec<MapsEntry>)> {
         let directory = ProcDir::open(self.pid)?;
         let stat = directory.stat()?;
-        let tracee = self.injection.tracee();
-        let attributes = attributes::process(&self.injection, &directory)?;
+        let tracee = self.leader().tracee();
+        let attributes = attributes::process(&self.leader(), &directory)?;
         let saved = self
-            .injection
+            .leader()
             .saved_registers()
             .copied()
             .ok_or(TraceError::Gone(self.pid))?;
         let rseq = tracee.rseq()?;
         let registers = self.reissue(saved, rseq.map(|rseq| rseq.address))?;
 
-        let thread = attributes::thread(&self.injection, &directory, self.inner_pid, registers)?;
+        let thread = attributes::thread(&self.leader(), &directory, self.inner_pid(), registers)?;
         let own: Vec<MapsEntry> = self
             .maps
             .iter()
@@ -325,7 +444,7 @@ impl Frozen {
             keys: 0,
         };
         let process = Process {
-            pid: self.inner_pid,
+            pid: self.inner_pid(),
             parent: stat.parent,
             group: stat.group,
             session: stat.session,
@@ -347,37 +466,30 @@ impl Frozen {
             used: attributes.used,
             threads: vec![thread],
         };
-        Ok(Captured { process, areas: own })
-    }
-
-    /// Sends the contents of memory to `sink` in page-aligned runs of at most 1 MiB; pages of zeroes are left out.
-    pub fn dump<E: From<MemoryError>>(
-        &self,
-        captured: &Captured,
-        mut sink: impl FnMut(u64, &[u8]) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let memory = TargetMemory::open(self.pid)?;
-        captured
-            .areas
-            .iter()
-            .try_for_each(|entry| memory::dump(&memory, entry, &mut sink))
+        Ok((process, own))
     }
 
     /// Lets the process go on as if nothing had been; an interrupted call restarts by the kernel's own rules.
     pub fn release(self) -> Result<()> {
-        Ok(self.injection.finish()?.detach(0)?)
+        for thread in self.threads {
+            thread.injection.finish()?.detach(0)?;
+        }
+        Ok(())
     }
 
     /// Like [`Frozen::release`], but it stays traced by us.
-    pub fn resume_traced(self) -> Result<Tracee> {
-        let tracee = self.injection.finish()?;
-        tracee.resume(0)?;
-        Ok(tracee)
+    pub fn resume_traced(self) -> Result<Vec<Tracee>> {
+        let resume = |thread: FrozenThread| {
+            let tracee = thread.injection.finish()?;
+            tracee.resume(0)?;
+            Ok(tracee)
+        };
+        self.threads.into_iter().map(resume).collect()
     }
 
-    /// For whoever makes something else of the process: the saved state is dropped.
-    pub fn into_injection(self) -> Injection {
-        self.injection
+    /// For whoever makes something else of the process: the threads, the leader first, with their saved states.
+    pub fn into_injections(self) -> Vec<Injection> {
+        self.threads.into_iter().map(|thread| thread.injection).collect()
     }
 
     fn vdso(&self) -> Result<Option<Vdso>> {
@@ -385,7 +497,7 @@ impl Frozen {
             return Ok(None);
         };
         let mut code = vec![0; (entry.end - entry.start) as usize];
-        self.injection.read(entry.start, &mut code)?;
+        self.leader().read(entry.start, &mut code)?;
         let data = self.maps.iter().filter(|entry| entry.path.starts_with(b"[vvar"));
         Ok(Some(Vdso {
             start: entry.start,
@@ -413,7 +525,7 @@ impl Frozen {
                     libc::SYS_clock_nanosleep if saved.r10 != 0 => registers.rdx = saved.r10,
                     libc::SYS_clock_nanosleep => registers.rdx = self.shortened(saved.rdx, saved.rsp)?,
                     libc::SYS_futex => registers.r10 = self.shortened(saved.r10, saved.rsp)?,
-                    libc::SYS_poll => registers.rdx = remaining_milliseconds(saved.rdx, self.slept),
+                    libc::SYS_poll => registers.rdx = remaining_milliseconds(saved.rdx, self.threads[0].slept),
                     _ => {}
                 }
             }
@@ -431,28 +543,28 @@ impl Frozen {
     /// the stack, where a program can expect nothing to stay.
     fn shortened(&self, address: u64, rsp: u64) -> Result<u64> {
         let mut bytes = [0; 16];
-        if address == 0 || self.injection.read(address, &mut bytes).is_err() {
+        if address == 0 || self.leader().read(address, &mut bytes).is_err() {
             return Ok(address);
         }
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         let asked = Duration::new(word(0), word(8).min(999_999_999) as u32);
-        let left = asked.saturating_sub(self.slept);
+        let left = asked.saturating_sub(self.threads[0].slept);
         let copy = (rsp - RED_ZONE - 16) & !15;
         let bytes = [left.as_secs(), u64::from(left.subsec_nanos())].map(u64::to_le_bytes);
-        self.injection.write(copy, bytes.as_flattened())?;
+        self.leader().write(copy, bytes.as_flattened())?;
         Ok(copy)
     }
 
     /// Where a restartable sequence that contains `rip` is to be aborted to (`struct rseq_cs`, `linux/rseq.h`).
     fn critical_section(&self, rseq: u64, rip: u64) -> Result<Option<u64>> {
         let mut word = [0; 8];
-        self.injection.read(rseq + 8, &mut word)?;
+        self.leader().read(rseq + 8, &mut word)?;
         let descriptor = u64::from_le_bytes(word);
         if descriptor == 0 {
             return Ok(None);
         }
         let mut bytes = [0; 32];
-        if self.injection.read(descriptor, &mut bytes).is_err() {
+        if self.leader().read(descriptor, &mut bytes).is_err() {
             return Ok(None);
         }
         let field = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));

@@ -12,7 +12,7 @@
 //! Once running it has no descriptors, no file system, no network, no other process: what is not forwarded to the
 //! origin does not exist.
 
-use crate::capture::{self, CaptureError, Captured, Frozen};
+use crate::capture::{self, CaptureError, Description, Frozen};
 use crate::door::{Bell, Door};
 use crate::filter;
 use crate::notify::Listener;
@@ -116,7 +116,7 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     let listener = install_filter(restorer.injection(), &filter, vessel.socket)?;
     fill(&restorer, &mut reader)?;
     let foreign_vdso = restorer.foreign_vdso.clone();
-    let restored = restorer.finish(process)?;
+    let restored = restorer.finish(process, &[])?;
     Ok(Built {
         vessel,
         restored,
@@ -230,7 +230,7 @@ enum Condition {
     /// Held by us in place of a job-control stop.
     Stopped,
     /// On its way home.
-    Held(Box<(Frozen, Captured)>),
+    Held(Box<(Frozen, Description)>),
 }
 
 struct Guest {
@@ -279,7 +279,7 @@ pub fn run(
         foreign_vdso,
     } = built;
     let process = job.processes[0].clone();
-    let tracee = restored.tracee();
+    let tracee = restored.threads()[0];
     let bell = Box::new(mailbox.clone());
     let door = Door::new(listener, sender.clone(), bell, tracee.tid(), process.pid)?;
 
@@ -712,7 +712,12 @@ impl Guest {
             Condition::Running => self.halt()?,
             _ => Vec::new(),
         };
-        let frozen = match Frozen::adopt(self.tracee, &signals, since) {
+        let stopped = capture::Stopped {
+            tracee: self.tracee,
+            signals: signals.clone(),
+            since,
+        };
+        let frozen = match Frozen::adopt(vec![stopped]) {
             Ok(frozen) => frozen,
             Err(error) => {
                 self.queue(&signals)?;
@@ -724,8 +729,8 @@ impl Guest {
             .map(|vdso| vdso.start..vdso.start + vdso.code.len() as u64)
             .into_iter()
             .collect();
-        let mut captured = frozen.describe(Vec::new(), &hidden)?;
-        let process = &mut captured.process;
+        let mut captured = capture::describe(std::slice::from_ref(&frozen), vec![Vec::new()], &hidden)?;
+        let process = &mut captured.processes[0];
         let home = &self.process;
         process.memory.vdso.clone_from(&home.memory.vdso);
         (process.parent, process.group, process.session) = (home.parent, home.group, home.session);
@@ -736,12 +741,12 @@ impl Guest {
         process.threads[0].parent_death_signal = home.threads[0].parent_death_signal;
         let mut job = self.job.clone();
         job.clocks = capture::clocks(self.pid());
-        job.processes = vec![captured.process.clone()];
+        job.processes.clone_from(&captured.processes);
 
         let mut writer = Writer::new(ImageSink::new(self.sender.clone()))?;
         writer.job(&job)?;
-        frozen.dump(&captured, |start, bytes| {
-            writer.pages(0, start, bytes).map_err(GuestError::from)
+        capture::dump(std::slice::from_ref(&frozen), &captured, |process, start, bytes| {
+            writer.pages(process, start, bytes).map_err(GuestError::from)
         })?;
         let (sink, _) = writer.finish()?;
         self.condition = Condition::Held(Box::new((frozen, captured)));

@@ -68,24 +68,24 @@ pub struct Restorer {
 /// A process that is complete and waits at the tail. See [`Restored::run`].
 #[derive(Debug)]
 pub struct Restored {
-    tracee: Tracee,
+    threads: Vec<Tracee>,
 }
 
 impl Restored {
-    /// The thread, still stopped.
-    pub fn tracee(&self) -> Tracee {
-        self.tracee
+    /// The threads, still stopped, the thread group leader first.
+    pub fn threads(&self) -> &[Tracee] {
+        &self.threads
     }
 
     /// Lets it run, still traced.
-    pub fn run(self) -> std::result::Result<Tracee, TraceError> {
-        self.tracee.resume(0)?;
-        Ok(self.tracee)
+    pub fn run(self) -> std::result::Result<Vec<Tracee>, TraceError> {
+        self.threads.iter().try_for_each(|thread| thread.resume(0))?;
+        Ok(self.threads)
     }
 
     /// Lets it run on its own.
     pub fn release(self) -> std::result::Result<(), TraceError> {
-        self.tracee.detach(0)
+        self.threads.iter().try_for_each(|thread| thread.detach(0))
     }
 }
 
@@ -189,8 +189,10 @@ impl Restorer {
         Ok(self.injection.write(start, bytes)?)
     }
 
-    /// Restores everything else and holds the process just before its first instruction.
-    pub fn finish(self, process: &Process) -> Result<Restored> {
+    /// Restores everything else and holds the process just before its first instruction. `parked` are the other threads of
+    /// a deputy; of another process they are made here.
+    pub fn finish(self, process: &Process, parked: &[Tracee]) -> Result<Restored> {
+        debug_assert!(parked.is_empty());
         let thread = &process.threads[0];
         let script = finish_script(process, self.home, self.region.start + self.code_length);
         self.injection.run_at(&script, self.region.start)?;
@@ -212,7 +214,7 @@ impl Restorer {
         (registers.rdi, registers.rsi) = (self.region.start, self.region.end - self.region.start);
         tracee.set_registers(&registers)?;
         Ok(Restored {
-            tracee: self.injection.keep(),
+            threads: vec![self.injection.keep()],
         })
     }
 }

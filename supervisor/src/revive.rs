@@ -166,7 +166,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         let mut reader = open().map_err(|error| GuestError::Io("read the image again", io::Error::other(error)))?;
         read_job(&mut reader)?;
         fill(&restorer, &mut reader)?;
-        Ok((listener, restorer.finish(process)?))
+        Ok((listener, restorer.finish(process, &[])?))
     };
     let (listener, restored) = build()?;
     Ok(Revived {

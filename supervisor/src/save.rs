@@ -8,7 +8,7 @@
 //! Any failure before that lets the job go on.
 
 use crate::away::Office;
-use crate::capture::{self, CaptureError, Frozen};
+use crate::capture::{self, CaptureError, FrozenJob};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode};
 use crate::deliver::say_bye;
@@ -27,7 +27,7 @@ use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Stored};
 /// A job whose image is safe and which still stands still.
 #[derive(Debug)]
 pub struct Saved {
-    pub frozen: Frozen,
+    pub frozen: FrozenJob,
     pub bytes: u64,
 }
 
@@ -44,9 +44,9 @@ impl From<files::FilesError> for ControlError {
 /// Freezes the process, lets `write` make an image of it and gives both back; on failure the process goes on.
 fn with_frozen<T>(
     pid: i32,
-    write: impl FnOnce(&Frozen) -> Result<T, ControlError>,
-) -> Result<(Frozen, T), ControlError> {
-    let frozen = capture::freeze(pid)?;
+    write: impl FnOnce(&FrozenJob) -> Result<T, ControlError>,
+) -> Result<(FrozenJob, T), ControlError> {
+    let frozen = capture::freeze(&|| vec![pid])?;
     match write(&frozen) {
         Ok(result) => Ok((frozen, result)),
         Err(error) => {
@@ -57,10 +57,15 @@ fn with_frozen<T>(
 }
 
 /// Writes the whole image.
-fn write_image<W: Write>(frozen: &Frozen, with_files: bool, office: &Office<'_>, inner: W) -> Result<W, ControlError> {
-    let pid = frozen.pid();
+fn write_image<W: Write>(
+    frozen: &FrozenJob,
+    with_files: bool,
+    office: &Office<'_>,
+    inner: W,
+) -> Result<W, ControlError> {
+    let pid = frozen.processes[0].pid();
     let descriptors = files::capture(pid, with_files)?;
-    let captured = frozen.describe(descriptors.slots.clone(), &[])?;
+    let captured = capture::describe(&frozen.processes, vec![descriptors.slots.clone()], &[])?;
     if crate::proc::ProcDir::open(pid)
         .and_then(|directory| directory.has_timers())
         .map_err(CaptureError::from)?
@@ -73,15 +78,15 @@ fn write_image<W: Write>(frozen: &Frozen, with_files: bool, office: &Office<'_>,
         .identity
         .image(
             office.config,
-            frozen.pid(),
+            pid,
             descriptors.files.clone(),
-            vec![captured.process.clone()],
+            captured.processes.clone(),
         )
         .map_err(rolled_back)?;
     let mut writer = Writer::new(inner).map_err(image_error)?;
     writer.job(&job).map_err(image_error)?;
-    let dumped = frozen.dump(&captured, |start, bytes| {
-        writer.pages(0, start, bytes).map_err(GuestError::from)
+    let dumped = capture::dump(&frozen.processes, &captured, |process, start, bytes| {
+        writer.pages(process, start, bytes).map_err(GuestError::from)
     });
     dumped.map_err(|error| match error {
         GuestError::Image(error) => image_error(error),
