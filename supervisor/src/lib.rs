@@ -30,6 +30,7 @@ pub mod revive;
 pub mod save;
 pub mod session;
 pub mod store;
+pub mod survival;
 pub mod sys;
 pub mod transfer;
 pub mod vessel;

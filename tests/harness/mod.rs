@@ -154,6 +154,16 @@ impl World {
         Ok(())
     }
 
+    /// Forgets what the commands that have ended so far have printed: the next report is about what comes now.
+    pub(crate) fn forget_logs(&self) {
+        for host in self.hosts() {
+            let daemons = host.0.daemons.lock().map(|daemons| daemons.clone()).unwrap_or_default();
+            if let Ok(mut logs) = host.0.logs.lock() {
+                logs.retain(|log| daemons.contains(&log.pid));
+            }
+        }
+    }
+
     /// Trust and a daemon everywhere: what most tests start from.
     pub(crate) fn ready(&self) -> Result<()> {
         self.trust_all()?;

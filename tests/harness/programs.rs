@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -58,13 +60,47 @@ fn build_now() -> Result<PathBuf> {
             _ => {}
         }
     }
+    build_rows(&source.join("rows"), &out.join("rows"))?;
     Ok(out)
 }
 
-/// Makes `to` from `from` (and the C programs' common header) if it is not there or older; it appears complete or not at all.
+/// The programs of the matrix, several at a time; one whose name begins with `static_` is linked so.
+fn build_rows(source: &Path, out: &Path) -> Result<()> {
+    fs::create_dir_all(out)?;
+    let paths = fs::read_dir(source)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let stem = path.file_stem().context("a file name")?;
+            if path.extension().is_some_and(|extension| extension == "c") {
+                let linked: &[&str] = match stem.to_string_lossy().starts_with("static_") {
+                    true => &["-static"],
+                    false => &[],
+                };
+                make(path, &out.join(stem), |from, to| compile(from, to, linked))?;
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..thread::available_parallelism().map_or(1, usize::from))
+            .map(|_| scope.spawn(work))
+            .collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().map_err(|_| anyhow!("a compiler thread panicked"))?)
+    })
+}
+
+/// Makes `to` from `from` (and the C programs' common headers) if it is not there or older; it appears complete or not at all.
 fn make(from: &Path, to: &Path, how: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
     let changed = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
-    let source = changed(from)?.max(changed(&from.with_file_name("pause.h"))?);
+    let mut source = changed(from)?;
+    for header in ["pause.h", "../pause.h", "rows.h"] {
+        source = source.max(changed(&from.with_file_name(header)).unwrap_or(source));
+    }
     if changed(to).is_ok_and(|made| source <= made) {
         return Ok(());
     }

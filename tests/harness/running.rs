@@ -304,6 +304,11 @@ impl Running {
         self.input = None;
     }
 
+    /// Whether its streams are a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.master.is_some()
+    }
+
     /// Changes the size of its terminal.
     pub(crate) fn resize(&self, cols: u16, rows: u16) -> Result<()> {
         resize(self.master.as_ref().context("no terminal")?.as_fd(), cols, rows)
