@@ -79,7 +79,7 @@ impl Row {
 
 /// Every row, by family.
 pub const ROWS: &[Row] = {
-    use Family::{CallsInProgress, Descriptors, LocalIpc, Memory, SignalsAndTime, Tasks};
+    use Family::{CallsInProgress, Descriptors, LocalIpc, Memory, SignalsAndTime, Tasks, TheRest};
     use Fate::Refused;
     &[
         row(
@@ -190,6 +190,7 @@ pub const ROWS: &[Row] = {
         row(LocalIpc, "sysv_semaphores", "System V semaphores, with undo"),
         row(LocalIpc, "sysv_messages", "System V message queues"),
         row(LocalIpc, "posix_queue", "POSIX message queues"),
+        row(LocalIpc, "internet_sockets", "TCP and UDP sockets"),
         row(SignalsAndTime, "signal_handlers", "handlers, their flags and masks"),
         row(
             SignalsAndTime,
@@ -212,6 +213,37 @@ pub const ROWS: &[Row] = {
         ),
         row(SignalsAndTime, "cpu_clocks", "CPU time that goes on"),
         row(CallsInProgress, "call_read", "read"),
+        row(CallsInProgress, "call_poll", "poll and ppoll"),
+        row(CallsInProgress, "call_select", "select and pselect"),
+        row(CallsInProgress, "call_epoll_wait", "epoll_wait"),
+        row(CallsInProgress, "call_futex", "futex waits"),
+        row(CallsInProgress, "call_futex_pi", "futex with priority inheritance"),
+        row(CallsInProgress, "call_futex_requeue", "futex requeue (condition variables)"),
+        row(CallsInProgress, "call_nanosleep", "sleeps, relative and absolute"),
+        row(CallsInProgress, "call_accept", "accept"),
+        row(CallsInProgress, "call_wait", "wait4 and waitid"),
+        row(CallsInProgress, "call_sigtimedwait", "sigtimedwait and sigsuspend"),
+        row(CallsInProgress, "call_msgrcv", "msgrcv"),
+        row(CallsInProgress, "call_semop", "semop"),
+        row(TheRest, "robust_list", "robust mutexes"),
+        row(TheRest, "restartable_sequences", "rseq"),
+        row(TheRest, "tid_address", "set_tid_address"),
+        row(TheRest, "membarrier", "membarrier registration"),
+        row(TheRest, "credentials", "user and group ids"),
+        row(TheRest, "capabilities", "capabilities"),
+        row(TheRest, "resource_limits", "resource limits"),
+        row(TheRest, "nice", "nice values"),
+        row(TheRest, "scheduling_policy", "scheduling policy"),
+        row(TheRest, "affinity", "CPU affinity"),
+        row(TheRest, "oom_score", "the OOM score adjustment"),
+        row(TheRest, "umask", "umask and working directory"),
+        row(TheRest, "personality", "personality"),
+        row(TheRest, "not_dumpable", "processes that others may not look at (PR_SET_DUMPABLE)"),
+        row(TheRest, "prctl_state", "PR_* state: name, dumpable, death signal, no_new_privs, THP, timer slack, subreaper"),
+        row(TheRest, "arguments", "argv and environment as /proc shows them"),
+        row(TheRest, "host_name", "the host name"),
+        row(TheRest, "vector_registers", "FPU, AVX and protection key registers"),
+        row(TheRest, "vdso", "vDSO"),
     ]
 };
 
@@ -258,6 +290,6 @@ mod tests {
         assert_eq!((ids.len(), names.len()), (ROWS.len(), ROWS.len()));
         let mut families: Vec<_> = ROWS.iter().map(|row| row.family.name()).collect();
         families.dedup();
-        assert_eq!(families.len(), 6, "{families:?}");
+        assert_eq!(families.len(), 7, "{families:?}");
     }
 }

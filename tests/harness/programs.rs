@@ -115,7 +115,7 @@ fn compile(from: &Path, to: &Path, flags: &[&str]) -> Result<()> {
         .args(["-O1", "-Wall", "-Werror", "-o"])
         .args([to, from])
         .args(flags)
-        .arg("-pthread");
+        .args(["-pthread", "-lm"]);
     ensure!(
         command.status().context("a C compiler is needed")?.success(),
         "failed: {command:?}"
