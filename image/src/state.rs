@@ -104,9 +104,19 @@ pub struct Process {
     pub oom_score: i32,
     /// `PR_SET_THP_DISABLE`.
     pub no_huge_pages: bool,
+    pub controls: ProcessControls,
     pub used: Usage,
     /// The thread group leader first.
     pub threads: Vec<Thread>,
+}
+
+/// What a process once asked of the kernel for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessControls {
+    /// `PR_GET_MDWE`: no memory that is or was writable may become executable.
+    pub deny_write_execute: u32,
+    /// `MEMBARRIER_CMD_GET_REGISTRATIONS`: a bit for each registering command (`linux/membarrier.h`).
+    pub barriers: u32,
 }
 
 /// Resources used before, by the process and (waited for) by its children, in nanoseconds of CPU time.
@@ -333,6 +343,10 @@ pub struct PosixTimer {
     pub interval: u64,
     /// Nanoseconds until it fires; 0: disarmed.
     pub remaining: u64,
+    /// What its clock reads then, in nanoseconds; 0 for clocks of CPU time.
+    pub expires: u64,
+    /// It waits for a time of day, whatever happens to the clock (`TIMER_ABSTIME`).
+    pub absolute: bool,
     /// `timer_getoverrun`.
     pub overrun: i32,
 }
@@ -387,6 +401,28 @@ pub struct Thread {
     /// `PR_GET_PDEATHSIG`.
     pub parent_death_signal: i32,
     pub scheduling: Scheduling,
+    pub controls: ThreadControls,
+    pub used: ThreadUsage,
+}
+
+/// What a thread may not do, or how the processor is to treat it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadControls {
+    /// `PR_SET_TSC` with `PR_TSC_SIGSEGV`: reading the time-stamp counter is a fault.
+    pub no_tsc: bool,
+    /// `ARCH_SET_CPUID` with 0: the instruction is a fault.
+    pub no_cpuid: bool,
+    /// `PR_GET_SPECULATION_CTRL` of store bypass, indirect branches and L1D flushes.
+    pub speculation: [u32; 3],
+    /// `PR_MCE_KILL_GET`: 0 late, 1 early, 2 as the system has it. One more than that, so that 0 is unknown.
+    pub memory_failure: u32,
+}
+
+/// CPU time used before, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadUsage {
+    pub user: u64,
+    pub system: u64,
 }
 
 /// `struct sched_attr` (`sched_setattr(2)`) and what else decides when a thread runs.

@@ -177,6 +177,27 @@ impl Process {
             self.personality
         );
         ensure!(self.dumpable <= 2, "dumpable is {}", self.dumpable);
+        // OOM_SCORE_ADJ_MIN, OOM_SCORE_ADJ_MAX.
+        ensure!(
+            (-1000..=1000).contains(&self.oom_score),
+            "the OOM score is adjusted by {}",
+            self.oom_score
+        );
+        // MEMBARRIER_CMD_REGISTER_*: global, private, with core serialisation, with rseq.
+        const REGISTERING: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
+        let ProcessControls {
+            deny_write_execute,
+            barriers,
+        } = self.controls;
+        ensure!(deny_write_execute <= 3, "the W^X rule is {deny_write_execute:#x}");
+        ensure!(barriers & !REGISTERING == 0, "the memory barriers are {barriers:#x}");
+        let Usage {
+            user,
+            system,
+            children_user,
+            children_system,
+        } = self.used;
+        spent(&[user, system, children_user, children_system])?;
         self.memory.check()?;
         self.signals.check()?;
         count("descriptors", self.descriptors.len(), 0, MAX_ENTRIES)?;
@@ -209,6 +230,17 @@ impl Credentials {
         // (uid_t)-1 is nobody: `setresuid` takes it for "leave as it is", which would be our own.
         let all = self.uid.iter().chain(&self.gid).chain(&self.groups);
         ensure!(all.clone().all(|id| *id != u32::MAX), "a user or group id is -1");
+        let [_, permitted, effective, _, ambient] = self.capabilities;
+        ensure!(
+            (effective | ambient) & !permitted == 0,
+            "it has capabilities in effect that it is not permitted"
+        );
+        // SECURE_ALL_BITS and SECURE_ALL_LOCKS.
+        ensure!(
+            self.secure_bits <= 0xff,
+            "the securebits are {:#x}",
+            self.secure_bits
+        );
         Ok(())
     }
 }
@@ -372,7 +404,45 @@ impl Signals {
             ensure!(settable, "signal {signal} has a disposition");
             ensure!(seen.insert(*signal), "signal {signal} has two dispositions");
         }
-        pending(&self.pending)
+        pending(&self.pending)?;
+        let micros = self.interval_timers.iter().flat_map(|timer| [timer.interval, timer.value]);
+        ensure!(
+            micros.clone().all(|micros| micros <= i64::MAX as u64 / 1000),
+            "an interval timer runs for more than 292 years"
+        );
+        count("timers", self.timers.len(), 0, MAX_ENTRIES)?;
+        ensure!(
+            self.timers.is_sorted_by(|a, b| a.id < b.id),
+            "the timers are not ascending"
+        );
+        self.timers.iter().try_for_each(|timer| {
+            timer
+                .check()
+                .map_err(|invalid| invalid.of(format_args!("timer {}", timer.id)))
+        })
+    }
+}
+
+impl PosixTimer {
+    fn check(&self) -> Verdict {
+        ensure!((0..i32::MAX).contains(&self.id), "the id is not one");
+        let signal = match self.notify {
+            TimerNotify::None => 1,
+            TimerNotify::Process { signal } => signal,
+            TimerNotify::Thread { signal, tid } => {
+                ensure!((1..=MAX_PID).contains(&tid), "it notifies the thread {tid}");
+                signal
+            }
+        };
+        ensure!((1..=64).contains(&signal), "it sends the signal {signal}");
+        ensure!(
+            [self.interval, self.remaining, self.expires]
+                .iter()
+                .all(|time| i64::try_from(*time).is_ok()),
+            "it runs for more than 292 years"
+        );
+        ensure!(self.overrun >= 0, "its overrun is {}", self.overrun);
+        Ok(())
     }
 }
 
@@ -600,6 +670,33 @@ impl Thread {
             (0..=64).contains(&self.parent_death_signal),
             "the parent-death signal is not one"
         );
+        self.scheduling.check()?;
+        let ThreadControls {
+            speculation,
+            memory_failure,
+            ..
+        } = self.controls;
+        // PR_SPEC_*, linux/prctl.h.
+        ensure!(
+            speculation.iter().all(|control| *control <= 0x1f),
+            "the speculation controls are {speculation:?}"
+        );
+        ensure!(memory_failure <= 3, "the memory failure policy is {memory_failure}");
+        spent(&[self.used.user, self.used.system])
+    }
+}
+
+impl Scheduling {
+    fn check(&self) -> Verdict {
+        // SCHED_NORMAL, FIFO, RR, BATCH, IDLE, DEADLINE, EXT.
+        ensure!(
+            [0, 1, 2, 3, 5, 6, 7].contains(&self.policy),
+            "the scheduling policy is {}",
+            self.policy
+        );
+        ensure!((-20..=19).contains(&self.nice), "the nice value is {}", self.nice);
+        ensure!(self.priority <= 99, "the priority is {}", self.priority);
+        ensure!(self.affinity.len() <= 1024, "there are more than 8192 CPUs");
         Ok(())
     }
 }
@@ -665,6 +762,15 @@ fn path(what: &str, path: &[u8]) -> Verdict {
         "the path of the {what} does not begin with a slash"
     );
     ensure!(!path.contains(&0), "the path of the {what} contains a zero byte");
+    Ok(())
+}
+
+/// Times that add up.
+fn spent(times: &[u64]) -> Verdict {
+    ensure!(
+        times.iter().all(|time| *time <= i64::MAX as u64 / 8),
+        "CPU time of more than 36 years was used"
+    );
     Ok(())
 }
 

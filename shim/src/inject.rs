@@ -77,7 +77,8 @@ impl Injection {
             return Ok(());
         }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // Executable from the start: a program may have forbidden that memory becomes so (PR_SET_MDWE).
+        let protection = libc::PROT_READ | libc::PROT_EXEC;
         let length = area::END - area::START;
         let taken = TraceError::AreaTaken {
             tid,
@@ -91,16 +92,12 @@ impl Injection {
             error => return Err(os("map the vrun area in", tid, error)),
         }
         self.write(area::GATE, &gate)?;
-        let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        let writable = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         for (start, end) in [
-            (area::START, area::SIGNAL_STACK_TOP - area::PAGE),
-            (area::CODE.start, area::CODE.end),
+            (area::SIGNAL_STACK_TOP - area::PAGE, area::CODE.start),
+            (area::DATA.start, area::DATA.end),
         ] {
-            let result = self.call_at(
-                instruction,
-                libc::SYS_mprotect,
-                [start, end - start, executable, 0, 0, 0],
-            )?;
+            let result = self.call_at(instruction, libc::SYS_mprotect, [start, end - start, writable, 0, 0, 0])?;
             if result != 0 {
                 return Err(os("protect the vrun area in", tid, result));
             }

@@ -378,6 +378,24 @@ impl Tracee {
         }))
     }
 
+    /// Whether system calls of its own are handed to a signal handler (`PR_SET_SYSCALL_USER_DISPATCH`). A kernel that
+    /// cannot tell (before Linux 6.4) is taken to say no.
+    pub fn has_syscall_user_dispatch(self) -> Result<bool> {
+        const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+        // struct ptrace_sud_config: mode, selector, offset, length.
+        let mut configuration = [0_u64; 4];
+        let result = self.request(
+            "read the system call dispatch of",
+            PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
+            size_of_val(&configuration),
+            &raw mut configuration as usize,
+        );
+        match result {
+            Err(TraceError::Os { source, .. }) if source.raw_os_error() == Some(libc::EIO) => Ok(false),
+            other => other.map(|()| configuration[0] != 0),
+        }
+    }
+
     /// Executes one instruction and waits for the trap after it.
     pub fn single_step(self) -> Result<()> {
         self.request("step", libc::PTRACE_SINGLESTEP, 0, 0)?;

@@ -312,6 +312,10 @@ fn send(
 ) -> Result<Body, ControlError> {
     let captured = capture::describe(std::slice::from_ref(frozen), vec![Vec::new()], &[])?;
     let process = &captured.processes[0];
+    let directory = crate::proc::ProcDir::open(frozen.pid()).map_err(CaptureError::from)?;
+    if let Some(reason) = crate::attributes::timers::stay(&directory).map_err(CaptureError::from)? {
+        return Err(ControlError::refused(format!("the job cannot be moved now: {reason}")));
+    }
     if process.signals.interval_timers[1..]
         .iter()
         .any(|timer| timer.value != 0)

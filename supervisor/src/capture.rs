@@ -132,19 +132,6 @@ fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
             return unsupported(reason);
         }
     }
-    // Dynamic CPU clocks are negative (clock_getcpuclockid(3)).
-    let timers = String::from_utf8_lossy(&directory.read("timers")?).into_owned();
-    let clocks = timers
-        .lines()
-        .filter_map(|line| line.strip_prefix("ClockID: ")?.trim().parse::<i32>().ok());
-    if clocks.into_iter().any(|clock| {
-        matches!(
-            clock,
-            ..0 | libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID
-        )
-    }) {
-        return unsupported("it has a timer on a CPU clock, which cannot tick at two hosts");
-    }
     for descriptor in directory.descriptors()? {
         let target = descriptor.target.as_slice();
         for (prefix, what) in [
@@ -351,6 +338,9 @@ impl Frozen {
         let directory = ProcDir::open(pid)?;
         let maps = directory.smaps()?;
         check(&directory, &maps)?;
+        if let Some(reason) = attributes::thread::reason(tracee)? {
+            return unsupported(reason);
+        }
         let inner_pid = directory.status()?.namespace_pids.last().copied().unwrap_or(pid);
         leave_restorer(tracee)?;
         leave_vdso(tracee, &maps)?;
@@ -425,7 +415,7 @@ impl Frozen {
         let rseq = tracee.rseq()?;
         let registers = self.reissue(saved, rseq.map(|rseq| rseq.address))?;
 
-        let thread = attributes::thread(&self.leader(), &directory, self.inner_pid(), registers)?;
+        let thread = attributes::thread(&self.leader(), self.inner_pid(), registers)?;
         let own: Vec<MapsEntry> = self
             .maps
             .iter()
@@ -463,6 +453,7 @@ impl Frozen {
             subreaper: attributes.subreaper,
             oom_score: attributes.oom_score,
             no_huge_pages: attributes.no_huge_pages,
+            controls: attributes.controls,
             used: attributes.used,
             threads: vec![thread],
         };

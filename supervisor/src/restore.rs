@@ -50,6 +50,8 @@ pub enum RestoreError {
     Vdso(#[from] vdso::VdsoError),
     #[error(transparent)]
     Frame(#[from] sigframe::SigframeError),
+    #[error("cannot set the OOM score of the new process: {0}")]
+    Outside(std::io::Error),
 }
 
 type Result<T> = std::result::Result<T, RestoreError>;
@@ -207,6 +209,7 @@ impl Restorer {
         self.injection.write(area::FRAME.start, &frame.bytes)?;
 
         let tracee = self.injection.tracee();
+        attributes::identity::from_outside(tracee.tid(), process, self.home).map_err(RestoreError::Outside)?;
         let mut registers = tracee.registers()?;
         registers.rip = area::TAIL;
         registers.rsp = frame.rsp;

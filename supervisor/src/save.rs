@@ -8,7 +8,7 @@
 //! Any failure before that lets the job go on.
 
 use crate::away::Office;
-use crate::capture::{self, CaptureError, FrozenJob};
+use crate::capture::{self, FrozenJob};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode};
 use crate::deliver::say_bye;
@@ -66,14 +66,6 @@ fn write_image<W: Write>(
     let pid = frozen.processes[0].pid();
     let descriptors = files::capture(pid, with_files)?;
     let captured = capture::describe(&frozen.processes, vec![descriptors.slots.clone()], &[])?;
-    if crate::proc::ProcDir::open(pid)
-        .and_then(|directory| directory.has_timers())
-        .map_err(CaptureError::from)?
-    {
-        return Err(ControlError::refused(
-            "the job cannot be saved: it has POSIX timers (timer_create)",
-        ));
-    }
     let job = office
         .identity
         .image(

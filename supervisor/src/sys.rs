@@ -84,3 +84,10 @@ pub fn drain(fd: std::os::fd::BorrowedFd<'_>) {
     let mut buffer = [0_u8; 4096];
     let _ = rustix::io::read(fd, &mut buffer);
 }
+
+/// Whether `timer_create(2)` takes the number of the new timer from its caller (Linux 6.15).
+pub fn timer_ids_can_be_chosen() -> bool {
+    const GET: libc::c_ulong = 2;
+    // SAFETY: plain numbers.
+    unsafe { libc::prctl(crate::attributes::timers::PR_TIMER_CREATE_RESTORE_IDS, GET, 0, 0, 0) >= 0 }
+}

@@ -525,7 +525,7 @@ fn write_maps(keeper: i32, specification: &Specification) -> io::Result<()> {
     let host = matches!(specification.world, World::Host { .. });
     let candidates = |inside: u32, ours: u32| {
         let mut maps = Vec::new();
-        if getuid().is_root() && host && inside == 0 {
+        if getuid().is_root() && host {
             maps.push("0 0 4294967295".to_owned());
         }
         if getuid().is_root() {

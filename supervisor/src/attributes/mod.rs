@@ -6,6 +6,7 @@
 //! timers      interval timers, timer_create(2)        where the timers are to run
 //! scheduling  policy, priority, affinity, I/O         as far as this host and the user's rights go
 //! identity    limits, credentials, prctl(2)           capabilities last: what comes before may need them
+//! usage       CPU time                                added to what the process asks for
 //! thread      name, alternate stack, robust list, …   the pointers that the kernel keeps for a thread
 //! ```
 //!
@@ -17,12 +18,13 @@ pub mod scheduling;
 pub mod signals;
 pub mod thread;
 pub mod timers;
+pub mod usage;
 
 use crate::capture::CaptureError;
 use crate::proc::ProcDir;
 use crate::restore::Home;
 use std::fmt::Display;
-use vrun_image::state::{Credentials, Limit, Process, Registers, Signals, Thread, Usage};
+use vrun_image::state::{Credentials, Limit, Process, ProcessControls, Registers, Signals, Thread, Usage};
 use vrun_shim::{Expect, Injection, Script, TraceError, area};
 
 type Result<T> = std::result::Result<T, CaptureError>;
@@ -41,6 +43,7 @@ pub struct Attributes {
     pub subreaper: bool,
     pub oom_score: i32,
     pub no_huge_pages: bool,
+    pub controls: ProcessControls,
     pub used: Usage,
 }
 
@@ -52,34 +55,44 @@ pub fn process(leader: &Injection, directory: &ProcDir) -> Result<Attributes> {
     let actions = signals::ask(&mut script);
     let timers = timers::ask(&mut script);
     let identity = identity::ask(&mut script);
+    let used = [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].map(|who| usage::ask(&mut script, who));
     let answers = Answers::run(leader, &script)?;
-    let (dumpable, subreaper) = identity.read(&answers)?;
+    let identity = identity.read(&answers)?;
+    let [(user, system), (children_user, children_system)] =
+        [usage::read(&answers, used[0])?, usage::read(&answers, used[1])?];
     Ok(Attributes {
         brk: answers.result(brk) as u64,
         signals: Signals {
             actions: actions.read(&answers)?,
             pending: signals::pending(leader.tracee(), true)?,
             interval_timers: timers.read(&answers)?,
-            timers: Vec::new(),
+            timers: timers::posix(leader, directory)?,
         },
         umask: status.umask.unwrap_or(0o022),
-        credentials: status.credentials(),
+        credentials: status.credentials(identity.secure_bits),
         limits: directory.limits()?,
         personality: directory.personality()?,
-        dumpable,
-        subreaper,
-        oom_score: 0,
-        no_huge_pages: false,
-        used: Usage::default(),
+        dumpable: identity.dumpable,
+        subreaper: identity.subreaper,
+        oom_score: directory.oom_score()?,
+        no_huge_pages: identity.no_huge_pages,
+        controls: identity.controls,
+        used: Usage {
+            user,
+            system,
+            children_user,
+            children_system,
+        },
     })
 }
 
-/// Asks what a stopped thread is. `directory` is the thread's, `tid` its number in its own PID namespace; `registers` are
+/// Asks what a stopped thread is. `tid` is its number in its own PID namespace; `registers` are
 /// those that it goes on with.
-pub fn thread(injection: &Injection, directory: &ProcDir, tid: i32, registers: Registers) -> Result<Thread> {
+pub fn thread(injection: &Injection, tid: i32, registers: Registers) -> Result<Thread> {
     let tracee = injection.tracee();
     let mut script = Script::new(area::DATA.start);
     let pointers = thread::ask(&mut script);
+    let scheduling = scheduling::ask(&mut script);
     let answers = Answers::run(injection, &script)?;
     let pointers = pointers.read(&answers)?;
     Ok(Thread {
@@ -95,24 +108,26 @@ pub fn thread(injection: &Injection, directory: &ProcDir, tid: i32, registers: R
         rseq: thread::rseq(tracee)?,
         timer_slack: pointers.timer_slack,
         parent_death_signal: pointers.parent_death_signal,
-        scheduling: scheduling::of(directory)?,
+        scheduling: scheduling.read(&answers)?,
+        controls: pointers.controls,
+        used: pointers.used,
     })
 }
 
 /// What the leader sets for its whole process. All threads must exist, and all signals be blocked in each.
 pub fn process_steps(script: &mut Script, process: &Process, home: Home) {
-    signals::process_steps(script, process, home);
     timers::steps(script, process, home);
+    signals::process_steps(script, process, home);
     identity::process_steps(script, process, home);
 }
 
 /// What each thread sets for itself; the leader after [`process_steps`], and after the other threads were made: at the end
-/// it gives up the capabilities that it has in its namespace for being built.
+/// it gives up the capabilities that it has in its namespace to be built with.
 pub fn thread_steps(script: &mut Script, process: &Process, thread: &Thread, home: Home) {
     signals::thread_steps(script, process, thread, home);
-    scheduling::steps(script, thread);
-    thread::steps(script, thread, home);
+    scheduling::steps(script, thread, home);
     identity::thread_steps(script, process, home);
+    thread::steps(script, thread, home);
 }
 
 /// What a script of questions brought.

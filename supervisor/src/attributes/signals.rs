@@ -1,6 +1,6 @@
 //! Signals: what each does, and what waits to be delivered.
 
-use super::{Answers, Result, words};
+use super::{Answers, Result, timers, words};
 use crate::restore::Home;
 use vrun_image::state::{Process, SignalAction, Thread};
 use vrun_shim::{Script, TraceError, Tracee};
@@ -63,7 +63,7 @@ pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) 
     if home == Home::Away {
         return; // what is pending stayed with the deputy, which forwards what comes
     }
-    for info in &process.signals.pending {
+    for info in to_queue(process, &process.signals.pending, home) {
         let arguments = [process.pid as u64, number(info), script.data(info)];
         script.call("queue a pending signal", libc::SYS_rt_sigqueueinfo, &arguments);
     }
@@ -73,11 +73,19 @@ pub(super) fn thread_steps(script: &mut Script, process: &Process, thread: &Thre
     if home == Home::Away {
         return;
     }
-    for info in &thread.pending {
+    for info in to_queue(process, &thread.pending, home) {
         let arguments = [process.pid as u64, thread.tid as u64, number(info), script.data(info)];
         let what = "queue a pending signal of the thread";
         script.call(what, libc::SYS_rt_tgsigqueueinfo, &arguments);
     }
+}
+
+/// What of it is to be queued.
+fn to_queue<'a>(process: &'a Process, pending: &'a [Vec<u8>], home: Home) -> impl Iterator<Item = &'a Vec<u8>> {
+    let fresh = matches!(home, Home::Here { .. });
+    pending
+        .iter()
+        .filter(move |info| !(fresh && timers::queued_by_timer(process, info)))
 }
 
 /// Of the `siginfo_t`.

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 pub use fds::{Descriptor, FdDetails, FdInfo};
 pub use maps::{Backing, MapsEntry, VmFlag, VmFlags};
-pub use stat::{Stat, Status, SyscallState};
+pub use stat::{Stat, Status, SyscallState, TimerInfo};
 
 /// Why something about a process could not be found out.
 #[derive(Debug, thiserror::Error)]
@@ -201,9 +201,15 @@ impl ProcDir {
         self.parsed(hex(trim(&bytes)).ok_or_else(|| Malformed::new("personality", &bytes)))
     }
 
-    /// Whether the process has POSIX timers (`timer_create`).
-    pub fn has_timers(&self) -> Result<bool, ProcError> {
-        Ok(!self.read("timers")?.is_empty())
+    /// The timers of `timer_create(2)`, the newest first.
+    pub fn timers(&self) -> Result<Vec<TimerInfo>, ProcError> {
+        self.parsed(TimerInfo::parse(&self.read("timers")?))
+    }
+
+    /// `/proc/PID/oom_score_adj`.
+    pub fn oom_score(&self) -> Result<i32, ProcError> {
+        let bytes = self.read("oom_score_adj")?;
+        self.parsed(number(trim(&bytes)).ok_or_else(|| Malformed::new("oom_score_adj", &bytes)))
     }
 
     /// The auxiliary vector, as it lies in memory.
@@ -372,7 +378,7 @@ mod tests {
         );
         assert_eq!(me.command_line().unwrap().len(), std::env::args().len());
         assert_eq!(me.auxv().unwrap().len() % 16, 0);
-        assert!(!me.has_timers().unwrap());
+        assert!(me.timers().unwrap().is_empty());
         assert!(!me.name().unwrap().is_empty());
         me.personality().unwrap();
         let limits = me.limits().unwrap();

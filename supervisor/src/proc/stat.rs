@@ -139,8 +139,8 @@ pub struct Status {
     pub blocked: u64,
     pub ignored: u64,
     pub caught: u64,
-    /// `CAP_*` bits.
-    pub effective_capabilities: u64,
+    /// `CAP_*` bits: inheritable, permitted, effective, bounding, ambient.
+    pub capabilities: [u64; 5],
     pub no_new_privileges: bool,
     /// 0 none, 1 strict, 2 filter.
     pub seccomp: u32,
@@ -186,7 +186,11 @@ impl Status {
             b"SigBlk" => self.blocked = hex(value)?,
             b"SigIgn" => self.ignored = hex(value)?,
             b"SigCgt" => self.caught = hex(value)?,
-            b"CapEff" => self.effective_capabilities = hex(value)?,
+            b"CapInh" => self.capabilities[0] = hex(value)?,
+            b"CapPrm" => self.capabilities[1] = hex(value)?,
+            b"CapEff" => self.capabilities[2] = hex(value)?,
+            b"CapBnd" => self.capabilities[3] = hex(value)?,
+            b"CapAmb" => self.capabilities[4] = hex(value)?,
             b"NoNewPrivs" => self.no_new_privileges = number::<u32>(value)? != 0,
             b"Seccomp" => self.seccomp = number(value)?,
             _ => {}
@@ -194,14 +198,14 @@ impl Status {
         Some(())
     }
 
-    /// Its identity, as an image keeps it.
-    pub fn credentials(&self) -> Credentials {
+    /// Its identity, as an image keeps it. Of the securebits only the process itself knows (`prctl(2)`).
+    pub fn credentials(&self, secure_bits: u32) -> Credentials {
         Credentials {
             uid: self.uid,
             gid: self.gid,
             groups: self.groups.clone(),
-            capabilities: [0; 5],
-            secure_bits: 0,
+            capabilities: self.capabilities,
+            secure_bits,
         }
     }
 }
@@ -316,6 +320,61 @@ impl SyscallState {
     }
 }
 
+/// One of `/proc/PID/timers`, proc_pid_timers(5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerInfo {
+    pub id: i32,
+    pub signal: i32,
+    /// `sigev_value`.
+    pub value: u64,
+    /// It tells nobody when it fires (`SIGEV_NONE`).
+    pub silent: bool,
+    /// The thread that it tells (`SIGEV_THREAD_ID`), in our PID namespace; 0 if that has ended.
+    pub thread: Option<i32>,
+    /// As it was asked for: a dynamic clock has a PID of the process's own namespace in it.
+    pub clock: i32,
+}
+
+impl TimerInfo {
+    /// Parses the file's bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Vec<Self>, Malformed> {
+        let mut timers: Vec<Self> = Vec::new();
+        for line in lines(bytes) {
+            let mut take = || {
+                let (key, value) = key_value(line)?;
+                if key == b"ID" {
+                    let id = number(value)?;
+                    timers.push(Self { id, ..Self::default() });
+                    return Some(());
+                }
+                let timer = timers.last_mut()?;
+                match key {
+                    b"signal" => {
+                        let slash = value.iter().position(|byte| *byte == b'/')?;
+                        timer.signal = number(&value[..slash])?;
+                        timer.value = hex(&value[slash + 1..])?;
+                    }
+                    b"notify" => {
+                        timer.silent = value.starts_with(b"none/");
+                        let dot = value.iter().rposition(|byte| *byte == b'.')?;
+                        if value[..dot].ends_with(b"/tid") {
+                            timer.thread = Some(number(&value[dot + 1..])?);
+                        }
+                    }
+                    b"ClockID" => timer.clock = number(value)?,
+                    _ => {}
+                }
+                Some(())
+            };
+            take().ok_or_else(|| Malformed::new("timers", line))?;
+        }
+        Ok(timers)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,7 +431,7 @@ mod tests {
             (status.umask, status.state, status.threads, status.resident),
             (Some(0o27), b'T', 2, 1672 << 10)
         );
-        let credentials = status.credentials();
+        let credentials = status.credentials(0);
         assert_eq!(
             (credentials.uid, credentials.gid),
             ([1000, 1001, 1002, 1003], [u32::MAX, 1, 2, 3])
@@ -387,7 +446,7 @@ mod tests {
         );
         assert_eq!((status.ignored, status.caught), (0x1000, 0x1_8000_0000));
         assert_eq!((status.no_new_privileges, status.seccomp), (true, 2));
-        assert_eq!(status.effective_capabilities, 0x1ff_feff_ffff);
+        assert_eq!(status.capabilities[2], 0x1ff_feff_ffff);
         assert!(Status::parse(b"Name:\tx\n").is_err());
         assert!(Status::parse(b"Pid:\t1\nUid:\t1\t2\t3\n").is_err());
     }
