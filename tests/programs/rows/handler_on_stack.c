@@ -2,7 +2,7 @@
 #include "rows.h"
 #include <ucontext.h>
 
-static char room[64 << 10];
+static char room[256 << 10];
 static volatile int inside;
 
 static void handler(int n, siginfo_t *info, void *context) {

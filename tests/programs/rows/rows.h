@@ -136,9 +136,9 @@ static void lacking(const char *sign, const char *of, const char *in) {
 
 /* Lets the stack grow now by more than looking needs. */
 __attribute__((noinline)) static void grow_stack(void) {
-    volatile char room[1 << 16];
+    volatile char room[1 << 16] = {0};
     for (int i = 0; i < 1 << 16; i += 4096)
-        room[i] = 0;
+        room[i] = room[0] + 1;
 }
 
 /* The journey is made between "ready" and a line on stdin; then what was seen is compared. */
