@@ -36,7 +36,7 @@ pub enum Request {
     Save {
         path: PathBuf,
         keep_running: bool,
-        with_files: bool,
+        content: Content,
     },
     /// Store the job in the daemon of `host` → [`Outcome::Stored`]
     Send { host: String },
@@ -48,6 +48,15 @@ pub enum Request {
     Kill { signal: i32 },
     /// → [`Outcome::Stats`]
     Stats,
+}
+
+/// What an image is to hold, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// The contents of open files too.
+    pub with_files: bool,
+    /// The level of compression with zstd, if any.
+    pub compress: Option<i32>,
 }
 
 /// What came of it.

@@ -15,7 +15,7 @@
 use crate::away::{self, Away, Departure, HomeError, Identity, Incoming, Office, Ring, tell};
 use crate::capture;
 use crate::config::Config;
-use crate::control::{self, ControlError, Moved, Outcome, Progress, Request, Role, State};
+use crate::control::{self, Content, ControlError, Moved, Outcome, Progress, Request, Role, State};
 use crate::deputy::Desk;
 use crate::front::{self, SupervisorSide, ToFront, ToSupervisor};
 use crate::launch::{self, ProgramSpec};
@@ -395,8 +395,8 @@ impl Job {
                     Request::Save {
                         path,
                         keep_running,
-                        with_files,
-                    } => self.save(&path, keep_running, with_files, side),
+                        content,
+                    } => self.save(&path, keep_running, content, side),
                     Request::Stats => self.statistics(),
                     Request::Migrate { .. } | Request::Send { .. } => {
                         Err(ControlError::refused("a client's thread has to find the host first"))
@@ -580,11 +580,11 @@ impl Job {
         &mut self,
         path: &Path,
         keep_running: bool,
-        with_files: bool,
+        content: Content,
         side: &mut SupervisorSide,
     ) -> Result<Outcome, ControlError> {
         self.at_home()?;
-        let saved = save::to_file(self.pid, path, with_files, &self.office())?;
+        let saved = save::to_file(self.pid, path, content, &self.office())?;
         if keep_running {
             saved.frozen.release()?;
         } else {

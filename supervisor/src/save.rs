@@ -10,7 +10,7 @@
 use crate::away::Office;
 use crate::capture::{self, FrozenJob};
 use crate::config::Config;
-use crate::control::{ControlError, ErrorCode};
+use crate::control::{Content, ControlError, ErrorCode};
 use crate::deliver::say_bye;
 use crate::files;
 use crate::guest::GuestError;
@@ -59,12 +59,12 @@ fn with_frozen<T>(
 /// Writes the whole image.
 fn write_image<W: Write>(
     frozen: &FrozenJob,
-    with_files: bool,
+    content: Content,
     office: &Office<'_>,
     inner: W,
 ) -> Result<W, ControlError> {
     let pid = frozen.processes[0].pid();
-    let descriptors = files::capture(pid, with_files)?;
+    let descriptors = files::capture(pid, content.with_files)?;
     let captured = capture::describe(&frozen.processes, vec![descriptors.slots.clone()], &[])?;
     let job = office
         .identity
@@ -76,6 +76,9 @@ fn write_image<W: Write>(
         )
         .map_err(rolled_back)?;
     let mut writer = Writer::new(inner).map_err(image_error)?;
+    if let Some(level) = content.compress {
+        writer.compress(level).map_err(image_error)?;
+    }
     writer.job(&job).map_err(image_error)?;
     let dumped = capture::dump(&frozen.processes, &captured, |process, start, bytes| {
         writer.pages(process, start, bytes).map_err(GuestError::from)
@@ -97,7 +100,7 @@ fn image_error(error: vrun_image::Error) -> ControlError {
 }
 
 /// Saves to a file, which appears under its name when it is complete and on disk.
-pub fn to_file(pid: i32, path: &Path, with_files: bool, office: &Office<'_>) -> Result<Saved, ControlError> {
+pub fn to_file(pid: i32, path: &Path, content: Content, office: &Office<'_>) -> Result<Saved, ControlError> {
     let unwritable = |error: io::Error| rolled_back(format!("cannot write {}: {error}", path.display()));
     let directory = path
         .parent()
@@ -109,7 +112,7 @@ pub fn to_file(pid: i32, path: &Path, with_files: bool, office: &Office<'_>) -> 
         .map_err(unwritable)?;
     let (frozen, bytes) = with_frozen(pid, |frozen| {
         let buffered = BufWriter::with_capacity(1 << 20, file.as_file().try_clone().map_err(unwritable)?);
-        let buffered = write_image(frozen, with_files, office, buffered)?;
+        let buffered = write_image(frozen, content, office, buffered)?;
         let written: File = buffered.into_inner().map_err(|error| unwritable(error.into_error()))?;
         written.sync_all().map_err(unwritable)?;
         let bytes = written.metadata().map_err(unwritable)?.len();
@@ -147,7 +150,11 @@ pub fn to_host(pid: i32, delivery: Delivery, office: &Office<'_>) -> Result<(Str
     } = delivery;
     let result = with_frozen(pid, |frozen| {
         // Where it will be restored, the job's files may not exist.
-        let sink = write_image(frozen, true, office, ImageSink::new(sender.clone()))?;
+        let content = Content {
+            with_files: true,
+            compress: None,
+        };
+        let sink = write_image(frozen, content, office, ImageSink::new(sender.clone()))?;
         let bytes = sink.finish().map_err(rolled_back)?;
         match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
             Ok(Frame::Message(Message::Stored(Stored { id }))) => Ok((id, bytes)),

@@ -224,7 +224,7 @@ fn go(world: &World, program: Program, command: &Cmd, way: Way, first: Running) 
             })
         }
         Way::WithFiles => {
-            a.ok(["vctl", "save", "job", "--with-files", "-o", image])?;
+            a.ok(["vctl", "save", "job", "--with-files", "--compress=3", "-o", image])?;
             first.wait()?;
             copy(a, image, b, image)?;
             let second = b

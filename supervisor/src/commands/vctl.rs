@@ -2,12 +2,12 @@
 
 use super::{Done, ask, finish, parse, print_json, print_text, size, unexpected};
 use crate::config::{Config, JobId};
-use crate::control::{self, ControlError, ErrorCode, Outcome, Request, Status};
+use crate::control::{self, Content, ControlError, ErrorCode, Outcome, Request, Status};
 use crate::front::{self, RunOptions};
 use crate::job::{self, ImageSource, Start};
 use crate::store::{self, StoreError, Stored};
 use clap::builder::FalseyValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 use comfy_table::{CellAlignment, Column, ContentArrangement, Table, presets};
 use std::fs::File;
 use std::io::{BufReader, IsTerminal};
@@ -118,6 +118,10 @@ struct Save {
     /// Put the contents of its open files into the image
     #[arg(long, env = "VRUN_WITH_FILES", value_parser = FalseyValueParser::new())]
     with_files: bool,
+    /// Compress with zstd: 1 is fast, 19 is small
+    #[arg(long, value_name = "LEVEL", env = "VRUN_COMPRESS", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1", value_parser = value_parser!(i32).range(-7..=19))]
+    compress: Option<i32>,
 }
 
 #[derive(Debug, Args)]
@@ -211,11 +215,12 @@ fn run(action: Action, config: Config) -> Done {
             output,
             keep_running,
             with_files,
+            compress,
         }) => {
             let request = Request::Save {
                 path: super::absolute(&output)?,
                 keep_running,
-                with_files,
+                content: Content { with_files, compress },
             };
             match ask(&config, &job, &request)? {
                 Outcome::Saved { .. } => {}
