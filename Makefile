@@ -6,7 +6,10 @@ SHELL := /bin/bash
 
 # What must be there, and the package that brings it.
 NEEDS := cc:gcc ld:binutils ip:iproute2 unshare:util-linux bash:bash hostname:hostname ldd:libc-bin
+# Programs that the tests run as jobs.
+NEEDS += make:make sqlite3:sqlite3 redis-server:redis-server redis-cli:redis-tools vim:vim tmux:tmux go:golang-go
 FILES := /usr/bin/python3:python3 \
+         /usr/lib/python3/dist-packages/numpy:python3-numpy \
          /usr/include/seccomp.h:libseccomp-dev \
          /usr/include/stdio.h:libc6-dev \
          /usr/share/common-licenses/GPL-3:base-files

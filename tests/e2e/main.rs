@@ -14,6 +14,7 @@ mod hosts;
 mod jobs;
 mod moves;
 mod peer;
+mod real;
 mod security;
 mod vrun;
 
@@ -21,6 +22,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     peer::become_peer_if_asked();
+    real::become_tokio_if_asked();
     harness::host::become_keeper_if_asked();
     let arguments = Arguments::from_args();
     let modules = [
@@ -32,6 +34,7 @@ fn main() {
         security::trials(),
         calls::trials(),
         faults::trials(),
+        real::trials(),
     ];
     let trials: Vec<Trial> = modules.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();

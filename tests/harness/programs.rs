@@ -123,6 +123,30 @@ fn compile(from: &Path, to: &Path, flags: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Compiles a Go program, next to the others. Only for tests that need it: it takes long the first time.
+pub(crate) fn build_go(name: &str) -> Result<()> {
+    let out = build()?;
+    let lock = File::create(out.join(".lock-go"))?;
+    lock.lock()?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.go"));
+    make(&source, &out.join(name), |from, to| {
+        let mut command = Command::new("go");
+        command.args(["build", "-o"]).args([to, from]);
+        command
+            .env("GOCACHE", target().join("e2e-go"))
+            .env("GOTOOLCHAIN", "local");
+        command.env("CGO_ENABLED", "0").env("GO111MODULE", "off");
+        ensure!(
+            command
+                .status()
+                .context("Go is needed: apt-get install golang-go")?
+                .success(),
+            "failed: {command:?}"
+        );
+        Ok(())
+    })
+}
+
 /// What `ldd` says an executable links to; nothing if it is static.
 pub(crate) fn links_to(executable: &Path) -> Result<BTreeSet<PathBuf>> {
     let said = Command::new("ldd").arg(executable).output().context("ldd")?;
