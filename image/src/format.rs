@@ -33,8 +33,8 @@
 //!   of a body is a new version of that section; a change of this envelope is a new [`VERSION`].
 //! - The Job's encoding is bincode 1.3 with fixed-width little-endian integers, without trailing bytes. bincode sees
 //!   nothing but the Job: the content of pages and files is raw.
-//! - `process` is an index into [`Job::processes`]; the numbers behind them are those of [`Job::shared`], and `start` is
-//!   an offset then. `file` is an index into [`Job::files`]. A run of pages is page-aligned and lies wholly inside one
+//! - Reserved bytes are zero. `process` is an index into [`Job::processes`]; the numbers behind them are those of
+//!   [`Job::shared`], and `start` is an offset then. `file` is an index into [`Job::files`]. A run of pages is page-aligned and lies wholly inside one
 //!   area; a run of a file belongs to one that is marked as stored and lies inside its size. What is stored twice is as
 //!   it was stored last. What is not stored is zero, or, in a mapping of a file, as in that file.
 //! - A section's length is checked against its cap before anything is allocated, its CRC before its body is looked at,
@@ -586,6 +586,10 @@ impl<R: Read> Reader<R> {
                 let packed = kind == Kind::PackedFile;
                 let body = content(packed, &self.buffer[..length], &mut self.unpacked, FILE_PREFIX)?;
                 let file = u32::from_le_bytes(field(body, 0));
+                ensure!(
+                    field(body, 4) == [0; 4],
+                    "the reserved bytes of a run of file {file} are not zero"
+                );
                 let offset = u64::from_le_bytes(field(body, 8));
                 let bytes = &body[FILE_PREFIX..];
                 manifest.check_file(file, offset, bytes.len())?;

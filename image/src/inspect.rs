@@ -1,16 +1,19 @@
 //! An image for a person (`Display`) and for a program (`Serialize`: stable JSON, `"schema": 1`).
 //!
 //! ```text
-//!  Report ── job, host, sizes ── processes ─┬─ threads       where each one stands
-//!                                           ├─ memory        like /proc/PID/maps, with what is stored of each area
-//!                                           ├─ descriptors   slots → open files, with what is stored of each file
-//!                                           └─ signals       dispositions, pending
+//!  Report ─┬─ job, host, sizes
+//!          ├─ shared memory, zombies
+//!          └─ processes ─┬─ threads       where each one stands, and its scheduling if it is not the default
+//!                        ├─ memory        like /proc/PID/maps, with what is stored of each area
+//!                        ├─ descriptors   slots → open files, with what is stored of each file
+//!                        └─ signals       dispositions, pending, timers
 //! ```
 //!
 //! The whole image is read and every checksum verified; what is stored twice is counted once. In JSON, addresses, masks
 //! and inodes are strings (a JSON number is a double to many readers), sizes and PIDs are numbers, and byte strings are
 //! UTF-8 with U+FFFD for what is not. As text, control characters are escaped: an image may come from anywhere.
 
+use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
 use std::io::Read;
 
@@ -44,8 +47,11 @@ pub struct Report {
     sections: u64,
     /// Open file descriptions, which the descriptors of all processes refer to.
     files: Vec<FileReport>,
+    /// Memory that several areas show, which areas refer to by its index.
     shared: Vec<SharedReport>,
+    /// Each after its parent.
     processes: Vec<ProcessReport>,
+    zombies: Vec<Zombie>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,18 +60,30 @@ struct ProcessReport {
     parent: i32,
     group: i32,
     session: i32,
+    exit_signal: i32,
+    /// The signal that stopped it, or 0.
+    stopped: i32,
     executable: Text,
     working_directory: Text,
     umask: String,
     /// Effective.
     uid: u32,
     gid: u32,
+    /// Effective.
+    capabilities: Hex,
+    subreaper: bool,
+    oom_score: i32,
+    no_huge_pages: bool,
+    /// CPU time in nanoseconds.
+    used: Usage,
     threads: Vec<ThreadReport>,
     areas: Vec<AreaReport>,
     descriptors: Vec<Slot>,
     signals: Vec<SignalReport>,
     /// Signals' numbers.
     pending: Vec<i32>,
+    interval_timers: Vec<IntervalReport>,
+    timers: Vec<TimerReport>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,6 +96,56 @@ struct ThreadReport {
     call: Option<u64>,
     blocked: Hex,
     pending: Vec<i32>,
+    scheduling: SchedulingReport,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct SchedulingReport {
+    policy: &'static str,
+    nice: i32,
+    priority: u32,
+    /// Of `SCHED_DEADLINE`: runtime, deadline, period in nanoseconds.
+    deadline: [u64; 3],
+    /// CPUs as `taskset -c` writes them; nothing is all.
+    affinity: Option<String>,
+    io_priority: i32,
+}
+
+/// A timer of `setitimer(2)` that is armed, in microseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct IntervalReport {
+    clock: &'static str,
+    remaining: u64,
+    interval: u64,
+}
+
+/// A timer of `timer_create(2)`, in nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct TimerReport {
+    id: i32,
+    clock: String,
+    /// `None`: it sends none.
+    signal: Option<i32>,
+    /// `None`: the process.
+    tid: Option<i32>,
+    remaining: u64,
+    interval: u64,
+    overrun: i32,
+}
+
+/// Memory that areas show. What of it is private to a process is stored with the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct SharedReport {
+    kind: &'static str,
+    size: u64,
+    /// Bytes of a huge page, or 0.
+    huge_page: u64,
+    /// Index of the open file that it is the memory of.
+    file: Option<u32>,
+    path: Option<Text>,
+    /// Of `shmget`.
+    id: Option<i32>,
+    stored_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -93,15 +161,13 @@ struct AreaReport {
     device: String,
     inode: String,
     stored_bytes: u64,
-}
-
-/// Memory that areas show. What of it is private to a process is stored with the process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct SharedReport {
-    kind: &'static str,
-    path: Option<Text>,
-    size: u64,
-    stored_bytes: u64,
+    /// Index of the shared memory that it shows.
+    shared: Option<u32>,
+    name: Option<String>,
+    locked: bool,
+    huge_page: u64,
+    key: u32,
+    guards: Vec<(Hex, Hex)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -198,6 +264,7 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
         files,
         shared,
         processes,
+        zombies: job.zombies,
     })
 }
 
@@ -217,11 +284,18 @@ fn process_report(process: &Process, mut pages: Vec<(u64, u64)>) -> ProcessRepor
         parent: process.parent,
         group: process.group,
         session: process.session,
+        exit_signal: process.exit_signal,
+        stopped: process.stopped,
         executable: Text::of(&process.executable),
         working_directory: Text::of(&process.working_directory),
         umask: format!("{:04o}", process.umask),
         uid: process.credentials.uid[1],
         gid: process.credentials.gid[1],
+        capabilities: Hex(process.credentials.capabilities[2]),
+        subreaper: process.subreaper,
+        oom_score: process.oom_score,
+        no_huge_pages: process.no_huge_pages,
+        used: process.used,
         threads: process.threads.iter().map(thread_report).collect(),
         areas: process
             .memory
@@ -232,6 +306,8 @@ fn process_report(process: &Process, mut pages: Vec<(u64, u64)>) -> ProcessRepor
         descriptors: process.descriptors.clone(),
         signals: process.signals.actions.iter().map(signal_report).collect(),
         pending: numbers(&process.signals.pending),
+        interval_timers: interval_reports(&process.signals.interval_timers),
+        timers: process.signals.timers.iter().map(timer_report).collect(),
     }
 }
 
@@ -247,18 +323,127 @@ fn thread_report(thread: &Thread) -> ThreadReport {
         call: (orig_rax.cast_signed() >= 0).then_some(orig_rax),
         blocked: Hex(thread.blocked),
         pending: numbers(&thread.pending),
+        scheduling: scheduling_report(&thread.scheduling),
     }
+}
+
+fn scheduling_report(scheduling: &Scheduling) -> SchedulingReport {
+    SchedulingReport {
+        policy: match scheduling.policy {
+            0 => "other",
+            1 => "fifo",
+            2 => "rr",
+            3 => "batch",
+            5 => "idle",
+            6 => "deadline",
+            _ => "ext",
+        },
+        nice: scheduling.nice,
+        priority: scheduling.priority,
+        deadline: scheduling.deadline,
+        affinity: (!scheduling.affinity.is_empty()).then(|| cpus(&scheduling.affinity)),
+        io_priority: scheduling.io_priority,
+    }
+}
+
+/// A mask as `taskset -c` writes it: `0,2-3,16`.
+fn cpus(mask: &[u8]) -> String {
+    let set = |cpu: usize| mask.get(cpu / 8).is_some_and(|byte| byte & (1 << (cpu % 8)) != 0);
+    let mut ranges = Vec::new();
+    let mut cpu = 0;
+    while cpu < mask.len() * 8 {
+        let first = cpu;
+        while set(cpu) {
+            cpu += 1;
+        }
+        match cpu - first {
+            0 => {}
+            1 => ranges.push(first.to_string()),
+            _ => ranges.push(format!("{first}-{}", cpu - 1)),
+        }
+        cpu += 1;
+    }
+    ranges.join(",")
+}
+
+fn interval_reports(timers: &[IntervalTimer; 3]) -> Vec<IntervalReport> {
+    let report = |(clock, timer): (&'static str, &IntervalTimer)| IntervalReport {
+        clock,
+        remaining: timer.value,
+        interval: timer.interval,
+    };
+    (["real", "virtual", "prof"].into_iter().zip(timers))
+        .filter(|(_, timer)| timer.value != 0)
+        .map(report)
+        .collect()
+}
+
+fn timer_report(timer: &PosixTimer) -> TimerReport {
+    let (signal, tid) = match timer.notify {
+        TimerNotify::None => (None, None),
+        TimerNotify::Process { signal } => (Some(signal), None),
+        TimerNotify::Thread { signal, tid } => (Some(signal), Some(tid)),
+    };
+    // CLOCK_* of `linux/time.h`; negative: clock_getcpuclockid(3).
+    let clock = match timer.clock {
+        0 => "realtime",
+        1 => "monotonic",
+        2 => "process-cputime",
+        3 => "thread-cputime",
+        7 => "boottime",
+        8 => "realtime-alarm",
+        9 => "boottime-alarm",
+        11 => "tai",
+        _ => "",
+    };
+    TimerReport {
+        id: timer.id,
+        clock: if clock.is_empty() {
+            format!("cputime({})", timer.clock)
+        } else {
+            clock.to_owned()
+        },
+        signal,
+        tid,
+        remaining: timer.remaining,
+        interval: timer.interval,
+        overrun: timer.overrun,
+    }
+}
+
+fn shared_report(shared: &SharedMemory, mut runs: Vec<(u64, u64)>) -> SharedReport {
+    runs.sort_unstable();
+    let mut report = SharedReport {
+        kind: "",
+        size: shared.size,
+        huge_page: 0,
+        file: None,
+        path: None,
+        id: None,
+        stored_bytes: distinct(&runs, 0, u64::MAX),
+    };
+    match &shared.kind {
+        SharedKind::Anonymous { huge_page } => (report.kind, report.huge_page) = ("anonymous", *huge_page),
+        SharedKind::Unnamed { name, huge_page } => {
+            (report.kind, report.huge_page) = ("unnamed", *huge_page);
+            report.path = Some(Text::of(name));
+        }
+        SharedKind::Open { file } => (report.kind, report.file) = ("open", Some(*file)),
+        SharedKind::File { path, .. } => (report.kind, report.path) = ("file", Some(Text::of(path))),
+        SharedKind::SystemV { id } => (report.kind, report.id) = ("system-v", Some(*id)),
+    }
+    report
 }
 
 fn area_report(area: &Area, pages: &[(u64, u64)]) -> AreaReport {
     let letter = |bit, letter| if area.protection & bit != 0 { letter } else { '-' };
     let sharing = if area.shared { 's' } else { 'p' };
-    let (kind, file) = match &area.kind {
-        AreaKind::Anonymous => ("anonymous", None),
-        AreaKind::Heap => ("heap", None),
-        AreaKind::Stack => ("stack", None),
-        AreaKind::File(file) => ("file", Some(file)),
-        AreaKind::Shared { .. } => ("shared", None),
+    let (kind, file, shared, offset) = match &area.kind {
+        AreaKind::Anonymous => ("anonymous", None, None, 0),
+        AreaKind::Heap => ("heap", None, None, 0),
+        AreaKind::Stack => ("stack", None, None, 0),
+        AreaKind::File(file) => ("file", Some(file), Some(file.object), file.offset),
+        AreaKind::Shared { object, offset } => ("shared", None, Some(*object), *offset),
     };
     // gnu_dev_major and gnu_dev_minor of the C library, the form in which stat(2) gives a device.
     let device = file.map_or(0, |file| file.device);
@@ -274,27 +459,16 @@ fn area_report(area: &Area, pages: &[(u64, u64)]) -> AreaReport {
             .collect(),
         kind,
         path: file.map(|file| Text::of(&file.path)),
-        offset: Hex(file.map_or(0, |file| file.offset)),
+        offset: Hex(offset),
         device: format!("{major:02x}:{minor:02x}"),
         inode: file.map_or(0, |file| file.inode).to_string(),
         stored_bytes: distinct(pages, area.start, area.end),
-    }
-}
-
-fn shared_report(memory: &SharedMemory, mut runs: Vec<(u64, u64)>) -> SharedReport {
-    runs.sort_unstable();
-    let (kind, path) = match &memory.kind {
-        SharedKind::Anonymous { .. } => ("anonymous", None),
-        SharedKind::Unnamed { name, .. } => ("unnamed", Some(Text::of(name))),
-        SharedKind::Open { .. } => ("open", None),
-        SharedKind::File { path, .. } => ("file", Some(Text::of(path))),
-        SharedKind::SystemV { .. } => ("system-v", None),
-    };
-    SharedReport {
-        kind,
-        path,
-        size: memory.size,
-        stored_bytes: distinct(&runs, 0, u64::MAX),
+        shared,
+        name: area.name.clone(),
+        locked: area.locked,
+        huge_page: area.huge_page,
+        key: area.key,
+        guards: area.guards.iter().map(|&(start, end)| (Hex(start), Hex(end))).collect(),
     }
 }
 
@@ -502,13 +676,93 @@ impl Display for Report {
             "image      format {}, {} sections, {image}",
             self.format_version, self.sections
         )?;
+        if self.processes.len() + self.zombies.len() > 1 {
+            writeln!(f, "\nprocesses: pid, what")?;
+            self.tree(f)?;
+        }
         if !self.shared.is_empty() {
-            writeln!(f)?;
-            list(f, "memory shown by areas: kind, size, stored, what", &self.shared)?;
+            writeln!(f, "\nmemory shown by areas: number, size, stored, what")?;
+            for (number, shared) in self.shared.iter().enumerate() {
+                writeln!(f, "{number:>7} {shared}")?;
+            }
         }
         self.processes
             .iter()
             .try_for_each(|process| write!(f, "\n{}", WithFiles(process, &self.files)))
+    }
+}
+
+impl Report {
+    /// Children below their parents, two columns to the right. Without recursion: a forged job may be one long line.
+    fn tree(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut children: HashMap<i32, Vec<Node<'_>>> = HashMap::new();
+        let zombies = self.zombies.iter().map(|zombie| (zombie.parent, Node::Zombie(zombie)));
+        let processes = self
+            .processes
+            .iter()
+            .map(|process| (process.parent, Node::Process(process)));
+        // The last one pushed is printed first.
+        for (parent, node) in zombies.rev().chain(processes.rev()) {
+            children.entry(parent).or_default().push(node);
+        }
+        let of = |children: &mut HashMap<_, _>, pid, depth| -> Vec<(usize, Node<'_>)> {
+            let list: Vec<Node<'_>> = children.remove(&pid).unwrap_or_default();
+            list.into_iter().map(|node| (depth, node)).collect()
+        };
+        let mut rest = of(&mut children, 0, 0);
+        while let Some((depth, node)) = rest.pop() {
+            let indent = 2 * depth.min(MAX_INDENT);
+            match node {
+                Node::Zombie(zombie) => {
+                    let end = match (zombie.status & 0x7f, zombie.status >> 8) {
+                        (0, code) => format!("exited with {code}"),
+                        (signal, _) => format!("ended by {}", signal_name(signal)),
+                    };
+                    writeln!(f, "{:>7}  {:indent$}{end}, not waited for", zombie.pid, "")?;
+                }
+                Node::Process(process) => {
+                    write!(f, "{:>7}  {:indent$}{}", process.pid, "", process.executable)?;
+                    match process.threads.len() {
+                        1 => {}
+                        threads => write!(f, ", {threads} threads")?,
+                    }
+                    if process.stopped != 0 {
+                        write!(f, ", stopped by {}", signal_name(process.stopped))?;
+                    }
+                    writeln!(f)?;
+                    rest.extend(of(&mut children, process.pid, depth + 1));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Node<'a> {
+    Process(&'a ProcessReport),
+    Zombie(&'a Zombie),
+}
+
+/// The deepest level of a tree that has a column of its own.
+const MAX_INDENT: usize = 30;
+
+impl Display for SharedReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let [size, stored] = [self.size, self.stored_bytes].map(|bytes| Size(bytes).to_string());
+        write!(f, "{size:>10} {stored:>10}  {}", self.kind)?;
+        if let Some(path) = &self.path {
+            write!(f, " {path}")?;
+        }
+        if let Some(file) = self.file {
+            write!(f, " file {file}")?;
+        }
+        if let Some(id) = self.id {
+            write!(f, " {id}")?;
+        }
+        match self.huge_page {
+            0 => Ok(()),
+            huge_page => write!(f, ", pages of {}", Size(huge_page)),
+        }
     }
 }
 
@@ -533,6 +787,31 @@ impl Display for WithFiles<'_> {
             "  parent {parent}, group {group}, session {session}, uid {uid}, gid {gid}, umask {umask}"
         )?;
         writeln!(f, "  working directory {}", process.working_directory)?;
+        let Usage {
+            user,
+            system,
+            children_user,
+            children_system,
+        } = process.used;
+        let [user, system, children_user, children_system] =
+            [user, system, children_user, children_system].map(Nanoseconds);
+        writeln!(
+            f,
+            "  used {user} in user mode and {system} in the kernel, its children {children_user} and {children_system}"
+        )?;
+        let facts: Vec<String> = [
+            (process.stopped != 0).then(|| format!("stopped by {}", signal_name(process.stopped))),
+            (process.capabilities.0 != 0).then(|| format!("capabilities {:#x}", process.capabilities.0)),
+            process.subreaper.then(|| "subreaper".to_owned()),
+            (process.oom_score != 0).then(|| format!("OOM score {}", process.oom_score)),
+            process.no_huge_pages.then(|| "no huge pages".to_owned()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !facts.is_empty() {
+            writeln!(f, "  {}", facts.join(", "))?;
+        }
         list(f, "threads: tid, rip, state, name", &process.threads)?;
         list(
             f,
@@ -551,6 +830,16 @@ impl Display for WithFiles<'_> {
         list(f, "signals: name, action, flags, mask", &process.signals)?;
         if !process.pending.is_empty() {
             writeln!(f, "  pending:{}", Names(&process.pending))?;
+        }
+        if !process.interval_timers.is_empty() {
+            list(
+                f,
+                "interval timers: clock, fires in, then every",
+                &process.interval_timers,
+            )?;
+        }
+        if !process.timers.is_empty() {
+            list(f, "timers: id, clock, fires in, then every, what", &process.timers)?;
         }
         Ok(())
     }
@@ -581,15 +870,56 @@ impl Display for ThreadReport {
         if !self.pending.is_empty() {
             write!(f, ", pending:{}", Names(&self.pending))?;
         }
-        Ok(())
+        write!(f, "{}", self.scheduling)
     }
 }
 
-impl Display for SharedReport {
+/// What is not the default, a comma before each.
+impl Display for SchedulingReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let [size, stored] = [self.size, self.stored_bytes].map(|bytes| Size(bytes).to_string());
-        write!(f, "{:<9} {size:>10} {stored:>10}", self.kind)?;
-        self.path.as_ref().map_or(Ok(()), |path| write!(f, "  {path}"))
+        if self.policy != "other" {
+            write!(f, ", policy {}", self.policy)?;
+        }
+        if self.nice != 0 {
+            write!(f, ", nice {}", self.nice)?;
+        }
+        if self.priority != 0 {
+            write!(f, ", priority {}", self.priority)?;
+        }
+        if self.deadline != [0; 3] {
+            let [runtime, deadline, period] = self.deadline.map(Nanoseconds);
+            write!(f, ", {runtime} of each {period} within {deadline}")?;
+        }
+        if let Some(cpus) = &self.affinity {
+            write!(f, ", on CPUs {cpus}")?;
+        }
+        match self.io_priority {
+            0 => Ok(()),
+            priority => write!(f, ", I/O priority {priority:#x}"),
+        }
+    }
+}
+
+impl Display for IntervalReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let [remaining, interval] = [self.remaining, self.interval].map(|time| Nanoseconds(time.saturating_mul(1000)));
+        write!(f, "{:<15} {remaining} {interval}", self.clock)
+    }
+}
+
+impl Display for TimerReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let [remaining, interval] = [self.remaining, self.interval].map(Nanoseconds);
+        write!(f, "{:>7} {:<15} {remaining} {interval}", self.id, self.clock)?;
+        match (self.signal, self.tid) {
+            (None, _) => f.write_str(" no signal")?,
+            (Some(signal), None) => write!(f, " {}", signal_name(signal))?,
+            (Some(signal), Some(tid)) => write!(f, " {} to thread {tid}", signal_name(signal))?,
+        }
+        match self.overrun {
+            0 => Ok(()),
+            overrun => write!(f, ", overrun {overrun}"),
+        }
     }
 }
 
@@ -610,9 +940,26 @@ impl Display for AreaReport {
             "{:012x}-{:012x} {protection} {:08x} {device} {inode:<8} {stored:>9}",
             start.0, end.0, offset.0
         )?;
-        match &self.path {
-            Some(path) => write!(f, "  {path}"),
-            None => write!(f, "  [{}]", self.kind),
+        match (&self.path, &self.shared) {
+            (Some(path), _) => write!(f, "  {path}")?,
+            (None, Some(shared)) => write!(f, "  [shared {shared}]")?,
+            (None, None) => write!(f, "  [{}]", self.kind)?,
+        }
+        if let Some(name) = &self.name {
+            write!(f, " \"{name}\"")?;
+        }
+        if self.locked {
+            f.write_str(", locked")?;
+        }
+        if self.huge_page != 0 {
+            write!(f, ", pages of {}", Size(self.huge_page))?;
+        }
+        if self.key != 0 {
+            write!(f, ", key {}", self.key)?;
+        }
+        match self.guards.len() {
+            0 => Ok(()),
+            count => write!(f, ", {count} guarded ranges"),
         }
     }
 }
@@ -707,6 +1054,18 @@ impl Display for Word<'_> {
     }
 }
 
+/// A time in seconds, for a person.
+struct Nanoseconds(u64);
+
+impl Display for Nanoseconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match (self.0 / 1_000_000_000, self.0 % 1_000_000_000) {
+            (seconds, 0) => write!(f, "{seconds} s"),
+            (seconds, rest) => write!(f, "{} s", format!("{seconds}.{rest:09}").trim_end_matches('0')),
+        }
+    }
+}
+
 /// Bytes in the largest unit of which there is at least one.
 struct Size(u64);
 
@@ -760,6 +1119,19 @@ mod tests {
         assert_eq!(Text::of(b"a\x1b[2J\n\xff'").to_string(), "a\\u{1b}[2J\\n\u{fffd}'");
         assert_eq!(Word(&Text::of(b"it's")).to_string(), r"'it'\''s'");
         assert_eq!(Word(&Text::of(b"")).to_string(), "''");
+    }
+
+    #[test]
+    fn cpus_are_those_of_taskset() {
+        assert_eq!(cpus(&[0b1101, 0, 1]), "0,2-3,16");
+        assert_eq!(cpus(&[0xff, 0xff]), "0-15");
+        assert_eq!(cpus(&[0]), "");
+    }
+
+    #[test]
+    fn times_are_in_seconds() {
+        let times = [0, 1, 2_500_000, 3_000_000_000].map(|time| Nanoseconds(time).to_string());
+        assert_eq!(times, ["0 s", "0.000000001 s", "0.0025 s", "3 s"]);
     }
 
     #[test]

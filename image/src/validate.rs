@@ -2,17 +2,19 @@
 //!
 //! ```text
 //!  Job ── id, name, command, host, clocks, cpu
-//!   └ Process ── numbers, paths, credentials, limits
-//!      ├ Memory ── areas, layout, auxv, vdso      disjoint, page-aligned, below the top of user space
-//!      ├ Signals ── actions, pending              numbers 1..=64, siginfo_t of 128 bytes
-//!      ├ Slot ── number → files                   indices in range
-//!      └ Thread ── registers, xstate, …           nothing that only a kernel may have
+//!   ├ OpenFile, SharedMemory                      indices in range
+//!   ├ Process ── numbers, paths, credentials, …   a tree, parents first; groups do not cross sessions
+//!   │  ├ Memory ── areas, layout, auxv, vdso      disjoint, page-aligned, below the top of user space
+//!   │  ├ Signals ── actions, pending, timers      numbers 1..=64, siginfo_t of 128 bytes
+//!   │  ├ Slot ── number → files                   indices in range
+//!   │  └ Thread ── registers, scheduling, …       nothing that only a kernel may have
+//!   └ Zombie ── parent, status                    children of the processes above
 //! ```
 //!
 //! The rules are of two kinds: what later code indexes, adds up or allocates by, and what a kernel could not have given
 //! to a program, so that nobody made it by freezing one. Whether this host can *do* what a job needs is not asked.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::format::PAGE;
@@ -60,6 +62,14 @@ const MAX_ENTRIES: usize = 1 << 20;
 const MAX_PATH: usize = 4096;
 /// `NGROUPS_MAX`.
 const MAX_GROUPS: usize = 1 << 16;
+/// CPUs in an affinity mask: the most that `CONFIG_NR_CPUS` of x86_64 gives.
+const MAX_CPUS: usize = 8192;
+/// `CAP_LAST_CAP`, `include/uapi/linux/capability.h`.
+const LAST_CAPABILITY: u32 = 40;
+/// `ANON_VMA_NAME_MAX_LEN` without the zero, `kernel/sys.c`.
+const MAX_AREA_NAME: usize = 79;
+/// The sizes of huge pages that x86_64 has, in bytes.
+const HUGE_PAGES: [u64; 2] = [2 << 20, 1 << 30];
 /// Bytes in a `siginfo_t`, whose first four are its signal's number.
 const SIGINFO: usize = 128;
 
@@ -95,9 +105,7 @@ impl Job {
             boottime,
         } = self.clocks;
         ensure!(
-            [realtime, monotonic, boottime]
-                .iter()
-                .all(|clock| i64::try_from(*clock).is_ok()),
+            [realtime, monotonic, boottime].iter().all(|clock| is_time(*clock)),
             "a clock reads more than 292 years"
         );
         text("CPU vendor", &self.cpu.vendor, 64)?;
@@ -110,12 +118,6 @@ impl Job {
         self.cpu.flags.iter().try_for_each(|flag| text("CPU flag", flag, 64))?;
 
         count("open files", self.files.len(), 0, MAX_ENTRIES)?;
-        count("shared memories", self.shared.len(), 0, MAX_ENTRIES)?;
-        for (index, memory) in self.shared.iter().enumerate() {
-            memory
-                .check(self.files.len())
-                .map_err(|invalid| invalid.of(format_args!("shared memory {index}")))?;
-        }
         for (index, file) in self.files.iter().enumerate() {
             let check = || {
                 file.check()?;
@@ -128,12 +130,26 @@ impl Job {
             };
             check().map_err(|invalid: Invalid| invalid.of(format_args!("open file {index}")))?;
         }
+        count("shared memory objects", self.shared.len(), 0, MAX_ENTRIES)?;
+        for (index, shared) in self.shared.iter().enumerate() {
+            shared
+                .check(self.files.len())
+                .map_err(|invalid| invalid.of(format_args!("shared memory {index}")))?;
+        }
         count("processes", self.processes.len(), 1, MAX_PROCESSES)?;
-        let (mut pids, mut tids) = (HashSet::new(), HashSet::new());
+        count("zombies", self.zombies.len(), 0, MAX_PROCESSES)?;
+        let (mut pids, mut tids, mut sessions) = (HashSet::new(), HashSet::new(), HashMap::new());
         for process in &self.processes {
             let mut check = || {
-                ensure!(pids.insert(process.pid), "this PID is there twice");
+                ensure!(!pids.contains(&process.pid), "this PID is there twice");
                 process.check()?;
+                ensure!(
+                    process.parent == 0 || pids.contains(&process.parent),
+                    "its parent {} is not one of the processes before it",
+                    process.parent
+                );
+                pids.insert(process.pid);
+                relations(&mut sessions, process.pid, process.group, process.session)?;
                 let dangling = process
                     .descriptors
                     .iter()
@@ -142,14 +158,104 @@ impl Job {
                     dangling.is_none(),
                     "a descriptor refers to an open file that is not there: {dangling:?}"
                 );
+                for area in &process.memory.areas {
+                    area.check_object(&self.shared)
+                        .map_err(|invalid| invalid.of(format_args!("area {:#x}-{:#x}", area.start, area.end)))?;
+                }
                 let twice = process.threads.iter().find(|thread| !tids.insert(thread.tid));
                 ensure!(twice.is_none(), "a thread of it has a TID that is there twice");
                 Ok(())
             };
             check().map_err(|invalid: Invalid| invalid.of(format_args!("process {}", process.pid)))?;
         }
+        for zombie in &self.zombies {
+            let mut check = || {
+                zombie.check()?;
+                ensure!(tids.insert(zombie.pid), "its PID is there twice");
+                ensure!(
+                    pids.contains(&zombie.parent),
+                    "its parent {} is not one of the processes",
+                    zombie.parent
+                );
+                relations(&mut sessions, zombie.pid, zombie.group, zombie.session)
+            };
+            check().map_err(|invalid: Invalid| invalid.of(format_args!("zombie {}", zombie.pid)))?;
+        }
         Ok(())
     }
+}
+
+/// What `setpgid(2)` and `setsid(2)` leave true: a group lies in one session, a session's leader leads a group too, and
+/// what lies in a session of the job is in a group of the job. `sessions` has those of the groups so far.
+fn relations(sessions: &mut HashMap<i32, i32>, pid: i32, group: i32, session: i32) -> Verdict {
+    ensure!(
+        group != 0 || session == 0,
+        "its session {session} is the job's and its process group is not"
+    );
+    ensure!(
+        pid != session || pid == group,
+        "it leads its session and is in the process group {group}"
+    );
+    let first = *sessions.entry(group).or_insert(session);
+    ensure!(
+        first == session,
+        "its process group {group} is in the sessions {first} and {session}"
+    );
+    Ok(())
+}
+
+impl SharedMemory {
+    fn check(&self, files: usize) -> Verdict {
+        let whole = self.size.checked_next_multiple_of(PAGE);
+        ensure!(whole.is_some_and(is_offset), "has {} bytes", self.size);
+        match &self.kind {
+            SharedKind::Anonymous { huge_page } | SharedKind::Unnamed { huge_page, .. } => {
+                let unit = if *huge_page == 0 { PAGE } else { *huge_page };
+                ensure!(
+                    unit == PAGE || HUGE_PAGES.contains(&unit),
+                    "there are no pages of {unit} bytes"
+                );
+                // A file may be as long as it is.
+                let whole = matches!(self.kind, SharedKind::Unnamed { .. }) || self.size.is_multiple_of(unit);
+                ensure!(whole, "has {} bytes, which are not pages of {unit}", self.size);
+            }
+            SharedKind::Open { file } => ensure!(
+                (*file as usize) < files,
+                "is said to be of open file {file}, which is not there"
+            ),
+            SharedKind::File { path: name, .. } => path("file", name)?,
+            SharedKind::SystemV { id } => ensure!(*id >= 0, "has the identifier {id}"),
+        }
+        Ok(())
+    }
+}
+
+impl Zombie {
+    fn check(&self) -> Verdict {
+        ensure!((1..=MAX_PID).contains(&self.pid), "the PID is not one");
+        ensure!(
+            [self.group, self.session].iter().all(|pid| (0..=MAX_PID).contains(pid)),
+            "the process group or session is not a PID"
+        );
+        exit_signal(self.exit_signal)?;
+        // WIFEXITED, WIFSIGNALED with or without a core: wait(2).
+        let (signal, code) = (self.status & 0x7f, self.status >> 8);
+        let ended = match signal {
+            0 => self.status & 0x80 == 0 && (0..=0xff).contains(&code),
+            _ => signal <= 64 && code == 0,
+        };
+        ensure!(
+            ended,
+            "the status {:#x} is not one of a process that has ended",
+            self.status
+        );
+        Ok(())
+    }
+}
+
+fn exit_signal(signal: i32) -> Verdict {
+    ensure!((0..=64).contains(&signal), "the exit signal is {signal}");
+    Ok(())
 }
 
 impl Process {
@@ -161,6 +267,13 @@ impl Process {
                 .iter()
                 .all(|pid| (0..=MAX_PID).contains(pid)),
             "the parent, process group or session is not a PID"
+        );
+        exit_signal(self.exit_signal)?;
+        // SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU.
+        ensure!(
+            matches!(self.stopped, 0 | 19..=22),
+            "it is said to be stopped by signal {}",
+            self.stopped
         );
         path("executable", &self.executable)?;
         path("working directory", &self.working_directory)?;
@@ -230,17 +343,22 @@ impl Credentials {
         // (uid_t)-1 is nobody: `setresuid` takes it for "leave as it is", which would be our own.
         let all = self.uid.iter().chain(&self.gid).chain(&self.groups);
         ensure!(all.clone().all(|id| *id != u32::MAX), "a user or group id is -1");
-        let [_, permitted, effective, _, ambient] = self.capabilities;
+        let [inheritable, permitted, effective, _, ambient] = self.capabilities;
         ensure!(
-            (effective | ambient) & !permitted == 0,
-            "it has capabilities in effect that it is not permitted"
+            self.capabilities.iter().all(|set| set >> (LAST_CAPABILITY + 1) == 0),
+            "a set has a capability above {LAST_CAPABILITY}"
         );
-        // SECURE_ALL_BITS and SECURE_ALL_LOCKS.
+        // What the kernel keeps true of them: capabilities(7).
         ensure!(
-            self.secure_bits <= 0xff,
-            "the securebits are {:#x}",
-            self.secure_bits
+            effective & !permitted == 0,
+            "the effective capabilities {effective:#x} are not all permitted"
         );
+        ensure!(
+            ambient & !(permitted & inheritable) == 0,
+            "the ambient capabilities {ambient:#x} are not all permitted and inheritable"
+        );
+        // SECBIT_* up to SECBIT_EXEC_DENY_INTERACTIVE_LOCKED, `include/uapi/linux/securebits.h`.
+        ensure!(self.secure_bits <= 0xfff, "the secure bits are {:#x}", self.secure_bits);
         Ok(())
     }
 }
@@ -294,32 +412,6 @@ impl Area {
         }
         // MADV_RANDOM, SEQUENTIAL, DONTFORK, MERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, WIPEONFORK: the advice that is
         // a property of an area. The other numbers are actions, some of them destructive.
-        if let AreaKind::Shared { offset, .. } = self.kind {
-            let end = offset.checked_add(self.end - self.start);
-            ensure!(
-                offset.is_multiple_of(PAGE) && end.is_some_and(is_offset),
-                "shows its shared memory from {offset:#x}, which is no offset of a page"
-            );
-        }
-        count("guarded ranges", self.guards.len(), 0, MAX_ENTRIES)?;
-        for &(start, end) in &self.guards {
-            range(start, end)?;
-            ensure!(
-                self.start <= start && end <= self.end,
-                "guards {start:#x}-{end:#x} outside of itself"
-            );
-        }
-        let huge = self.huge_page;
-        ensure!(
-            huge == 0 || huge.is_power_of_two() && (PAGE..=1 << 34).contains(&huge),
-            "has pages of {huge} bytes"
-        );
-        ensure!(self.key < 16, "has protection key {}", self.key);
-        let named = self
-            .name
-            .as_ref()
-            .is_none_or(|name| name.len() < 80 && !name.contains('\0'));
-        ensure!(named, "has a name that no area can have");
         count("pieces of advice", self.advice.len(), 0, 8)?;
         let foreign = self
             .advice
@@ -329,25 +421,75 @@ impl Area {
             foreign.is_none(),
             "has the advice {foreign:?}, which does not outlive the call"
         );
+        ensure!(
+            self.locked || !self.locked_on_fault,
+            "is locked on fault and not locked"
+        );
+        count("guards", self.guards.len(), 0, MAX_ENTRIES)?;
+        let mut before = self.start;
+        for &(start, end) in &self.guards {
+            range(start, end)?;
+            ensure!(
+                before <= start && end <= self.end,
+                "its guard {start:#x}-{end:#x} is outside, or out of order"
+            );
+            before = end;
+        }
+        ensure!(
+            self.huge_page == 0 || HUGE_PAGES.contains(&self.huge_page),
+            "has pages of {} bytes, which there are not",
+            self.huge_page
+        );
+        ensure!(
+            self.huge_page == 0 || self.start.is_multiple_of(self.huge_page) && self.end.is_multiple_of(self.huge_page),
+            "is not made of whole pages of {} bytes",
+            self.huge_page
+        );
+        ensure!(self.key < 16, "has the protection key {}", self.key);
+        if let Some(name) = &self.name {
+            // `is_valid_name_char`, `kernel/sys.c`.
+            let nameable = |c: u8| (b' '..0x7f).contains(&c) && !b"\\`$[]".contains(&c);
+            ensure!(
+                name.len() <= MAX_AREA_NAME && name.bytes().all(nameable),
+                "has a name that the kernel does not take"
+            );
+            ensure!(
+                !matches!(self.kind, AreaKind::File(_)),
+                "is of a file and has a name of its own"
+            );
+        }
         Ok(())
     }
-}
 
-impl SharedMemory {
-    fn check(&self, files: usize) -> Verdict {
-        let whole = self.size.checked_next_multiple_of(PAGE);
-        ensure!(whole.is_some_and(is_offset), "has {} bytes", self.size);
-        match &self.kind {
-            SharedKind::Anonymous { huge_page } | SharedKind::Unnamed { huge_page, .. } => ensure!(
-                *huge_page == 0 || huge_page.is_power_of_two() && (PAGE..=1 << 34).contains(huge_page),
-                "has pages of {huge_page} bytes"
-            ),
-            SharedKind::Open { file } => ensure!(
-                (*file as usize) < files,
-                "refers to an open file that is not there: {file}"
-            ),
-            SharedKind::File { path: name, .. } => path("file", name)?,
-            SharedKind::SystemV { .. } => {}
+    /// A shared area shows a part of an object that is there.
+    fn check_object(&self, shared: &[SharedMemory]) -> Verdict {
+        let AreaKind::Shared { object, offset } = &self.kind else {
+            return Ok(());
+        };
+        let Some(object) = shared.get(*object as usize) else {
+            return Err(Invalid::new(format_args!(
+                "shows the shared memory {object}, which is not there"
+            )));
+        };
+        ensure!(
+            offset.is_multiple_of(PAGE.max(self.huge_page)),
+            "the offset {offset:#x} in its shared memory is not page-aligned"
+        );
+        let end = offset.checked_add(self.end - self.start).filter(|end| is_offset(*end));
+        // A file may be mapped beyond its end (SIGBUS), and is as long as it is.
+        let inside = match object.kind {
+            SharedKind::Anonymous { .. } | SharedKind::SystemV { .. } => {
+                end.is_some_and(|end| end <= object.size.next_multiple_of(PAGE))
+            }
+            SharedKind::Unnamed { .. } | SharedKind::Open { .. } | SharedKind::File { .. } => end.is_some(),
+        };
+        ensure!(inside, "goes beyond the {} bytes of its shared memory", object.size);
+        if let SharedKind::Anonymous { huge_page } | SharedKind::Unnamed { huge_page, .. } = object.kind {
+            ensure!(
+                huge_page == self.huge_page,
+                "has pages of {} bytes and its shared memory of {huge_page}",
+                self.huge_page
+            );
         }
         Ok(())
     }
@@ -404,8 +546,10 @@ impl Signals {
             ensure!(settable, "signal {signal} has a disposition");
             ensure!(seen.insert(*signal), "signal {signal} has two dispositions");
         }
-        pending(&self.pending)?;
-        let micros = self.interval_timers.iter().flat_map(|timer| [timer.interval, timer.value]);
+        let micros = self
+            .interval_timers
+            .iter()
+            .flat_map(|timer| [timer.interval, timer.value]);
         ensure!(
             micros.clone().all(|micros| micros <= i64::MAX as u64 / 1000),
             "an interval timer runs for more than 292 years"
@@ -415,17 +559,25 @@ impl Signals {
             self.timers.is_sorted_by(|a, b| a.id < b.id),
             "the timers are not ascending"
         );
-        self.timers.iter().try_for_each(|timer| {
+        for timer in &self.timers {
             timer
                 .check()
-                .map_err(|invalid| invalid.of(format_args!("timer {}", timer.id)))
-        })
+                .map_err(|invalid| invalid.of(format_args!("timer {}", timer.id)))?;
+        }
+        pending(&self.pending)
     }
 }
 
 impl PosixTimer {
     fn check(&self) -> Verdict {
-        ensure!((0..i32::MAX).contains(&self.id), "the id is not one");
+        ensure!(self.id >= 0, "the id is negative");
+        // Negative: the CPU clock of a process or thread (clock_getcpuclockid(3)), whose last bits say which; 3 is a
+        // clock that is a descriptor, and has no timers.
+        ensure!(
+            matches!(self.clock, 0..=3 | 7..=9 | 11) || (self.clock < 0 && self.clock & 3 != 3),
+            "the clock {} has no timers",
+            self.clock
+        );
         let signal = match self.notify {
             TimerNotify::None => 1,
             TimerNotify::Process { signal } => signal,
@@ -438,10 +590,10 @@ impl PosixTimer {
         ensure!(
             [self.interval, self.remaining, self.expires]
                 .iter()
-                .all(|time| i64::try_from(*time).is_ok()),
-            "it runs for more than 292 years"
+                .all(|time| is_time(*time)),
+            "it waits for more than 292 years"
         );
-        ensure!(self.overrun >= 0, "its overrun is {}", self.overrun);
+        ensure!(self.overrun >= 0, "the overrun is {}", self.overrun);
         Ok(())
     }
 }
@@ -687,16 +839,56 @@ impl Thread {
 }
 
 impl Scheduling {
+    /// What `sched_setattr(2)` takes (`__sched_setscheduler`, `kernel/sched/syscalls.c`).
     fn check(&self) -> Verdict {
-        // SCHED_NORMAL, FIFO, RR, BATCH, IDLE, DEADLINE, EXT.
+        const DEADLINE: u32 = 6;
+        // SCHED_OTHER, FIFO, RR, BATCH, IDLE, DEADLINE, EXT.
         ensure!(
-            [0, 1, 2, 3, 5, 6, 7].contains(&self.policy),
+            matches!(self.policy, 0..=3 | 5..=7),
             "the scheduling policy is {}",
             self.policy
         );
+        ensure!(self.flags <= 0x7f, "the scheduling flags are {:#x}", self.flags);
         ensure!((-20..=19).contains(&self.nice), "the nice value is {}", self.nice);
-        ensure!(self.priority <= 99, "the priority is {}", self.priority);
-        ensure!(self.affinity.len() <= 1024, "there are more than 8192 CPUs");
+        let real_time = matches!(self.policy, 1 | 2);
+        ensure!(
+            if real_time {
+                (1..=99).contains(&self.priority)
+            } else {
+                self.priority == 0
+            },
+            "the priority is {} under policy {}",
+            self.priority,
+            self.policy
+        );
+        let [runtime, deadline, period] = self.deadline;
+        let ordered = runtime != 0 && runtime <= deadline && (period == 0 || deadline <= period) && is_time(period);
+        ensure!(
+            if self.policy == DEADLINE {
+                ordered && is_time(deadline)
+            } else {
+                // The runtime is the slice of a fair policy, since Linux 6.12.
+                (deadline, period) == (0, 0)
+            },
+            "the deadline {:?} is not one of policy {}",
+            self.deadline,
+            self.policy
+        );
+        ensure!(
+            self.affinity.len() <= MAX_CPUS / 8,
+            "the affinity has {} bytes",
+            self.affinity.len()
+        );
+        ensure!(
+            self.affinity.is_empty() || self.affinity.iter().any(|cpus| *cpus != 0),
+            "the affinity is without a CPU"
+        );
+        // IOPRIO_PRIO_CLASS: none, real-time, best-effort, idle.
+        ensure!(
+            (0..4 << 13).contains(&self.io_priority),
+            "the I/O priority is {:#x}",
+            self.io_priority
+        );
         Ok(())
     }
 }
@@ -795,6 +987,11 @@ fn range(start: u64, end: u64) -> Verdict {
 /// Offsets and sizes of files are `loff_t`.
 fn is_offset(offset: u64) -> bool {
     i64::try_from(offset).is_ok()
+}
+
+/// Nanoseconds are `s64` in the kernel.
+fn is_time(nanoseconds: u64) -> bool {
+    i64::try_from(nanoseconds).is_ok()
 }
 
 fn pending(list: &[Vec<u8>]) -> Verdict {

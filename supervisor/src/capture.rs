@@ -435,7 +435,7 @@ impl Frozen {
         };
         let process = Process {
             pid: self.inner_pid(),
-            parent: stat.parent,
+            parent: 0,
             group: stat.group,
             session: stat.session,
             exit_signal: libc::SIGCHLD,

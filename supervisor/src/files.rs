@@ -1023,10 +1023,11 @@ mod tests {
     /// The content of every stored file, through a real image section.
     fn stored(child: &Child, descriptors: &Descriptors) -> Vec<(u32, u64, Vec<u8>)> {
         let mut job = sample_job();
-        job.processes[0].descriptors = descriptors.clone();
+        job.files = descriptors.files.clone();
+        job.processes[0].descriptors = descriptors.slots.clone();
         let mut writer = Writer::new(Vec::new()).unwrap();
         writer.job(&job).unwrap();
-        let bytes = store(child.0, descriptors, 0, &mut writer).unwrap();
+        let bytes = store(child.0, descriptors, &mut writer).unwrap();
         let (image, totals) = writer.finish().unwrap();
         assert_eq!(totals.file_bytes, bytes);
         let mut reader = vrun_image::Reader::new(&image[..]).unwrap();
@@ -1063,37 +1064,50 @@ mod tests {
             rseq: None,
             timer_slack: 0,
             parent_death_signal: 0,
+            scheduling: Scheduling::default(),
+            controls: ThreadControls::default(),
+            used: ThreadUsage::default(),
         };
         let process = Process {
             pid: 1,
             parent: 0,
             group: 1,
             session: 1,
+            exit_signal: 0,
+            stopped: 0,
             executable: b"/bin/sample".to_vec(),
             memory: Memory {
                 areas: Vec::new(),
                 layout: Layout::default(),
                 auxv: Vec::new(),
                 vdso: None,
+                lock_future: 0,
+                keys: 0,
             },
             signals: Signals {
                 actions: Vec::new(),
                 pending: Vec::new(),
                 interval_timers: [IntervalTimer::default(); 3],
+                timers: Vec::new(),
             },
-            descriptors: Descriptors::default(),
+            descriptors: Vec::new(),
             working_directory: b"/".to_vec(),
             umask: 0o22,
             credentials: Credentials {
                 uid: [0; 4],
                 gid: [0; 4],
                 groups: Vec::new(),
+                capabilities: [0; 5],
+                secure_bits: 0,
             },
             limits: Vec::new(),
             personality: 0,
-            nice: 0,
             dumpable: 1,
             subreaper: false,
+            oom_score: 0,
+            no_huge_pages: false,
+            controls: ProcessControls::default(),
+            used: Usage::default(),
             threads: vec![thread],
         };
         Job {
@@ -1111,7 +1125,10 @@ mod tests {
                 boottime: 0,
             },
             cpu: CpuFeatures::default(),
+            files: Vec::new(),
+            shared: Vec::new(),
             processes: vec![process],
+            zombies: Vec::new(),
         }
     }
 
@@ -1306,6 +1323,8 @@ mod tests {
             slots: Vec::new(),
             files: vec![OpenFile {
                 flags: 0,
+                owner: None,
+                locks: Vec::new(),
                 kind: FileKind::Regular(file),
             }],
         };
@@ -1321,11 +1340,13 @@ mod tests {
         fs::write(file.path(), "0123456789").unwrap();
         let child = Child::new(&[(file.as_file(), 3)]);
         let mut job = sample_job();
-        job.processes[0].descriptors = child.capture(true);
+        let descriptors = child.capture(true);
+        job.files = descriptors.files.clone();
+        job.processes[0].descriptors = descriptors.slots.clone();
         file.as_file().set_len(9).unwrap();
         let mut writer = Writer::new(Vec::new()).unwrap();
         writer.job(&job).unwrap();
-        let result = store(child.0, &job.processes[0].descriptors, 0, &mut writer);
+        let result = store(child.0, &descriptors, &mut writer);
         assert!(matches!(result, Err(FilesError::Changed(_))), "{result:?}");
     }
 

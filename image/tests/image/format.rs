@@ -17,7 +17,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.vimg"
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Run {
     Pages(u32, u64, Vec<u8>),
-    File(u32, u32, u64, Vec<u8>),
+    File(u32, u64, Vec<u8>),
 }
 
 fn write(job: &Job, runs: &[Run]) -> Result<(Vec<u8>, Totals), Error> {
@@ -26,7 +26,7 @@ fn write(job: &Job, runs: &[Run]) -> Result<(Vec<u8>, Totals), Error> {
     for run in runs {
         match run {
             Run::Pages(process, start, bytes) => writer.pages(*process, *start, bytes)?,
-            Run::File(process, file, offset, bytes) => writer.file(*process, *file, *offset, bytes)?,
+            Run::File(file, offset, bytes) => writer.file(*file, *offset, bytes)?,
         }
     }
     writer.finish()
@@ -42,12 +42,7 @@ fn read(image: &[u8]) -> Result<(Job, Vec<Run>, Totals), Error> {
     let totals = loop {
         runs.push(match reader.next()? {
             Record::Pages { process, start, bytes } => Run::Pages(process, start, bytes.to_vec()),
-            Record::File {
-                process,
-                file,
-                offset,
-                bytes,
-            } => Run::File(process, file, offset, bytes.to_vec()),
+            Record::File { file, offset, bytes } => Run::File(file, offset, bytes.to_vec()),
             Record::End(totals) => break totals,
             Record::Job(_) => panic!("a second job was accepted"),
         });
@@ -60,23 +55,23 @@ fn read(image: &[u8]) -> Result<(Job, Vec<Run>, Totals), Error> {
 
 /// A run inside the area or file that the indices choose, if the job has one.
 fn run(job: &Job, [process, thing, place]: [Index; 3], pages: bool, fill: u8) -> Option<Run> {
-    let number = process.index(job.processes.len());
-    let process = &job.processes[number];
     let run = if pages {
+        let number = process.index(job.processes.len());
+        let process = &job.processes[number];
         let areas = &process.memory.areas;
         let area = (!areas.is_empty()).then(|| &areas[thing.index(areas.len())])?;
         let start = area.start + place.index(((area.end - area.start) / PAGE) as usize) as u64 * PAGE;
         let length = (area.end - start).min(PAGE * (1 + u64::from(fill % 3)));
         Run::Pages(number as u32, start, vec![fill; length as usize])
     } else {
-        let file = thing.index(process.descriptors.files.len());
-        let FileKind::Regular(regular) = &process.descriptors.files[file].kind else {
+        let file = thing.index(job.files.len());
+        let FileKind::Regular(regular) = &job.files[file].kind else {
             return None;
         };
         let size = (regular.stored && regular.size != 0).then_some(regular.size)?;
         let offset = place.index(size as usize) as u64;
         let length = (size - offset).min(1 + u64::from(fill) * 100);
-        Run::File(number as u32, file as u32, offset, vec![fill; length as usize])
+        Run::File(file as u32, offset, vec![fill; length as usize])
     };
     Some(run)
 }
@@ -89,6 +84,31 @@ proptest! {
         prop_assert_eq!(written.sections, 1 + runs.len() as u64);
         prop_assert_eq!(read(&image).unwrap(), (job, runs, written));
     }
+}
+
+#[test]
+fn compressed_runs_are_read_as_they_were_written() {
+    let noise = (0..PAGE as u32)
+        .map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8)
+        .collect();
+    let runs = [
+        Run::Pages(0, 0x60_0000, vec![7; 2 * PAGE as usize]),
+        Run::Pages(0, 0x60_2000, noise),
+        Run::File(1, 1, b"ell".to_vec()),
+    ];
+    let mut writer = Writer::new(Vec::new()).unwrap();
+    writer.compress(1).unwrap();
+    writer.job(&small()).unwrap();
+    for run in &runs {
+        match run {
+            Run::Pages(process, start, bytes) => writer.pages(*process, *start, bytes).unwrap(),
+            Run::File(file, offset, bytes) => writer.file(*file, *offset, bytes).unwrap(),
+        }
+    }
+    let (image, totals) = writer.finish().unwrap();
+    let plain = write(&small(), &runs).unwrap().0;
+    assert!(image.len() < plain.len() - PAGE as usize);
+    assert_eq!(read(&image).unwrap(), (small(), runs.to_vec(), totals));
 }
 
 #[test]
@@ -112,7 +132,9 @@ fn write_golden() {
 #[test]
 fn a_run_may_have_a_mebibyte_and_no_more() {
     let mut job = small();
-    job.processes[0].memory.areas[2].end += 2 << 20;
+    let areas = &mut job.processes[0].memory.areas;
+    areas.drain(3..5);
+    areas[2].end += 2 << 20;
     let mut writer = Writer::new(Vec::new()).unwrap();
     writer.job(&job).unwrap();
     writer.pages(0, 0x60_0000, &vec![1; MAX_RUN]).unwrap();
@@ -161,9 +183,12 @@ fn the_writer_refuses_what_a_reader_would() {
     writer.job(&small()).unwrap();
     refused(writer.job(&small()), "a second one");
     refused(
-        writer.pages(1, 0x60_0000, &page),
-        "process 1, which the job does not have",
+        writer.pages(7, 0x60_0000, &page),
+        "process 7, which the job does not have",
     );
+    // Behind the two processes: an open file's memory, a shared one's end.
+    refused(writer.pages(3, 0, &page), "inside one area");
+    refused(writer.pages(2, 0x2000, &page), "inside one area");
     refused(writer.pages(0, 0x60_0001, &page), "begins inside a page");
     refused(writer.pages(0, 0x60_0000, &page[1..]), "whole pages");
     refused(writer.pages(0, 0x60_0000, &[]), "whole pages");
@@ -171,11 +196,11 @@ fn the_writer_refuses_what_a_reader_would() {
     refused(writer.pages(0, 0, &page), "inside one area");
     refused(writer.pages(0, u64::MAX - PAGE + 1, &page), "inside one area");
     refused(writer.pages(0, 0x40_1000, &[0; 2 * PAGE as usize]), "inside one area");
-    refused(writer.file(0, 0, 0, b"x"), "not a regular file marked as stored");
-    refused(writer.file(0, 99, 0, b"x"), "not a regular file marked as stored");
-    refused(writer.file(0, 1, 0, b""), "is empty");
-    refused(writer.file(0, 1, 4, b"xy"), "is not in its 5 bytes");
-    refused(writer.file(0, 1, u64::MAX, b"x"), "is not in its 5 bytes");
+    refused(writer.file(0, 0, b"x"), "not marked as stored");
+    refused(writer.file(99, 0, b"x"), "not marked as stored");
+    refused(writer.file(1, 0, b""), "is empty");
+    refused(writer.file(1, 4, b"xy"), "is not in its 5 bytes");
+    refused(writer.file(1, u64::MAX, b"x"), "is not in its 5 bytes");
     refused(Writer::new(Vec::new()).unwrap().finish().map(drop), "must be the Job");
 }
 

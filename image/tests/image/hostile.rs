@@ -31,17 +31,11 @@ fn pages(process: u32, start: u64, length: usize) -> Vec<u8> {
     )
 }
 
-fn file(process: u32, file: u32, offset: u64, content: &[u8]) -> Vec<u8> {
+fn file(file: u32, offset: u64, content: &[u8]) -> Vec<u8> {
     section(
         3,
         1,
-        &[
-            &process.to_le_bytes()[..],
-            &file.to_le_bytes(),
-            &offset.to_le_bytes(),
-            content,
-        ]
-        .concat(),
+        &[&file.to_le_bytes()[..], &[0; 4], &offset.to_le_bytes(), content].concat(),
     )
 }
 
@@ -57,7 +51,7 @@ fn read(image: &[u8]) -> Result<(), Error> {
 
 #[test]
 fn the_specification_is_what_is_read() {
-    let runs = [pages(0, 0x60_0000, 4096), file(0, 1, 1, b"ell")];
+    let runs = [pages(0, 0x60_0000, 4096), file(1, 1, b"ell")];
     read(&image(&[job(), runs.concat(), end([3, 4096, 3])])).unwrap();
 }
 
@@ -119,7 +113,7 @@ fn other_files_and_versions_are_told_apart() {
         ),
         "{error:?}"
     );
-    for kind in [0, 5, u16::MAX] {
+    for kind in [0, 7, u16::MAX] {
         let error = read(&image(&[job(), section(kind, 1, b"")])).unwrap_err();
         assert!(
             matches!(error, Error::UnknownKind { section: 2, found, .. } if found == kind),
@@ -130,7 +124,9 @@ fn other_files_and_versions_are_told_apart() {
 
 #[test]
 fn lengths_are_judged_before_they_are_believed() {
-    for (kind, cap) in [(1_u16, MAX_JOB), (2, (1 << 20) + 12), (3, (1 << 20) + 16), (4, 24)] {
+    let run = 1 << 20;
+    let caps = [MAX_JOB, run + 12, run + 16, 24, run + 12, run + 16];
+    for (kind, cap) in (1_u16..).zip(caps) {
         for length in [cap + 1, u64::MAX] {
             let head = [
                 &kind.to_le_bytes()[..],
@@ -167,11 +163,10 @@ fn order_and_references_are_checked() {
             image(&[job(), pages(0, 0xffff_ffff_ffff_f000, 4096)]),
             "inside one area",
         ),
-        (image(&[job(), file(0, 1, 5, b"x")]), "is not in its 5 bytes"),
-        (image(&[job(), file(0, 1, u64::MAX, b"x")]), "is not in its 5 bytes"),
-        (image(&[job(), file(0, 2, 0, b"x")]), "not a regular file"),
-        (image(&[job(), file(0, u32::MAX, 0, b"x")]), "not a regular file"),
-        (image(&[job(), file(7, 1, 0, b"x")]), "does not have"),
+        (image(&[job(), file(1, 5, b"x")]), "is not in its 5 bytes"),
+        (image(&[job(), file(1, u64::MAX, b"x")]), "is not in its 5 bytes"),
+        (image(&[job(), file(2, 0, b"x")]), "not marked as stored"),
+        (image(&[job(), file(u32::MAX, 0, b"x")]), "not marked as stored"),
         (
             image(&[section(
                 1,
@@ -189,6 +184,46 @@ fn order_and_references_are_checked() {
             matches!(error, Error::Invalid(_)) && error.to_string().contains(why),
             "{error:?} is not {why:?}"
         );
+    }
+}
+
+/// As a Pages or File section that is compressed.
+fn packed(kind: u16, prefix: &[u8], content: &[u8]) -> Vec<u8> {
+    let frame = zstd::bulk::compress(content, 3).unwrap();
+    section(kind, 1, &[prefix, &frame].concat())
+}
+
+#[test]
+fn packed_runs_are_judged_unpacked() {
+    let pages = |start: u64, length| {
+        let prefix = [&0_u32.to_le_bytes()[..], &start.to_le_bytes()].concat();
+        packed(5, &prefix, &vec![7; length])
+    };
+    let file = |offset: u64, content| {
+        let prefix = [&1_u64.to_le_bytes()[..], &offset.to_le_bytes()].concat();
+        packed(6, &prefix, content)
+    };
+    read(&image(&[
+        job(),
+        pages(0x60_0000, 4096),
+        file(1, b"ell"),
+        end([3, 4096, 3]),
+    ]))
+    .unwrap();
+    let cases = [
+        (pages(0x60_0000, 100), "whole pages"),
+        (pages(0x60_0000, 0x5000), "inside one area"),
+        (pages(0x60_0000, (1 << 20) + 4096), "cannot be unpacked"),
+        (pages(0x60_0000, 64 << 20), "cannot be unpacked"),
+        (section(5, 1, &[0; 11]), "too short"),
+        (section(5, 1, &[0; 12]), "not a number of whole pages"),
+        (section(5, 1, &[0; 20]), "cannot be unpacked"),
+        (file(4, b"xy"), "is not in its 5 bytes"),
+        (section(6, 1, &[0; 15]), "too short"),
+    ];
+    for (run, why) in cases {
+        let error = read(&image(&[job(), run])).unwrap_err();
+        assert!(error.to_string().contains(why), "{error:?} is not {why:?}");
     }
 }
 
@@ -223,9 +258,9 @@ proptest! {
     }
 
     #[test]
-    fn a_body_of_noise_is_refused(kind in 1..5_u16, noise in prop::collection::vec(any::<u8>(), 0..2000)) {
+    fn a_body_of_noise_is_refused(kind in 1..7_u16, noise in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert!(read(&image(&[section(kind, 1, &noise)])).is_err());
-        // A File's run of noise would have to name process 0, file 1.
+        // A File's run of noise would have to name file 1.
         prop_assert!(read(&image(&[job(), section(kind, 1, &noise), end([2, 0, 0])])).is_err());
     }
 }

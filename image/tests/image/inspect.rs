@@ -36,7 +36,7 @@ fn a_page_that_is_stored_twice_counts_once() {
         writer.pages(0, start, &[0; 2 * PAGE as usize]).unwrap();
     }
     for offset in [0, 2] {
-        writer.file(0, 1, offset, b"abc").unwrap();
+        writer.file(1, offset, b"abc").unwrap();
     }
     let (image, totals) = writer.finish().unwrap();
     assert_eq!((totals.page_bytes, totals.file_bytes), (6 * PAGE, 6));

@@ -37,8 +37,13 @@ fn vdso_refused(why: &str, break_it: impl FnOnce(&mut Vdso)) {
 }
 
 #[track_caller]
-fn descriptors_refused(why: &str, break_it: impl FnOnce(&mut Descriptors)) {
-    process_refused(why, |process| break_it(&mut process.descriptors));
+fn area_refused(why: &str, number: usize, break_it: impl FnOnce(&mut Area)) {
+    memory_refused(why, |memory| break_it(&mut memory.areas[number]));
+}
+
+#[track_caller]
+fn scheduling_refused(why: &str, break_it: impl FnOnce(&mut Scheduling)) {
+    thread_refused(why, |thread| break_it(&mut thread.scheduling));
 }
 
 #[track_caller]
@@ -56,9 +61,13 @@ fn the_small_job_is_valid() {
     small().validate().unwrap();
     let mut bare = small();
     bare.name = None;
+    bare.processes.truncate(1);
+    bare.zombies.clear();
     bare.processes[0].memory.areas.clear();
     bare.processes[0].memory.vdso = None;
-    bare.processes[0].descriptors = Descriptors::default();
+    bare.processes[0].descriptors.clear();
+    bare.files.clear();
+    bare.shared.clear();
     bare.validate().unwrap();
 }
 
@@ -81,10 +90,106 @@ fn jobs() {
     });
     refused("TID that is there twice", |job| {
         let mut second = job.processes[0].clone();
-        second.pid = 1235;
+        (second.pid, second.group) = (1235, 1235);
+        second.session = 0;
         second.threads.remove(0);
         job.processes.push(second);
     });
+}
+
+#[test]
+fn trees() {
+    refused("process 1240: its parent 1 is not", |job| job.processes[1].parent = 1);
+    refused("process 1240: its parent 1240 is not", |job| {
+        job.processes[1].parent = 1240
+    });
+    refused("process 1240: its parent 1234 is not", |job| job.processes.swap(0, 1));
+    refused("not a PID", |job| job.processes[1].parent = -1);
+    refused("in the sessions 1234 and 0", |job| {
+        (job.processes[1].group, job.processes[1].session) = (1234, 0);
+    });
+    refused("is the job's and its process group is not", |job| {
+        job.processes[1].group = 0
+    });
+    refused("leads its session", |job| {
+        (job.processes[1].session, job.processes[1].group) = (1240, 1241);
+    });
+    process_refused("exit signal is 65", |process| process.exit_signal = 65);
+    process_refused("exit signal is -1", |process| process.exit_signal = -1);
+    process_refused("stopped by signal 15", |process| process.stopped = 15);
+
+    let zombie_refused = |why, break_it: fn(&mut Zombie)| refused(why, |job| break_it(&mut job.zombies[0]));
+    zombie_refused("zombie 0: the PID", |zombie| zombie.pid = 0);
+    for pid in [1234, 1235] {
+        refused("PID is there twice", |job| job.zombies[0].pid = pid);
+    }
+    refused("PID is there twice", |job| job.zombies = vec![job.zombies[0]; 2]);
+    zombie_refused("parent 0 is not", |zombie| zombie.parent = 0);
+    zombie_refused("parent 1235 is not", |zombie| zombie.parent = 1235);
+    zombie_refused("session is not a PID", |zombie| zombie.session = 1 << 23);
+    zombie_refused("in the sessions", |zombie| zombie.session = 1240);
+    zombie_refused("exit signal", |zombie| zombie.exit_signal = 65);
+    // Stopped, continued, signal 65, an exit with a core, both, beyond.
+    for status in [0x137f, 0xffff, 65, 0x80, 0x309, 0x10000, -1] {
+        refused("is not one of a process that has ended", |job| {
+            job.zombies[0].status = status
+        });
+    }
+    for status in [0, 0xff00, 9, 0x8b] {
+        let mut job = small();
+        job.zombies[0].status = status;
+        job.validate().unwrap();
+    }
+}
+
+#[test]
+fn shared_memory() {
+    let shared_refused = |why, number: usize, break_it: fn(&mut SharedMemory)| {
+        refused(why, |job| break_it(&mut job.shared[number]));
+    };
+    shared_refused("not pages of 4096", 0, |shared| shared.size += 1);
+    shared_refused("not pages of 2097152", 0, |shared| {
+        shared.kind = SharedKind::Anonymous { huge_page: 2 << 20 };
+    });
+    shared_refused("no pages of 8192", 0, |shared| {
+        shared.kind = SharedKind::Anonymous { huge_page: 8192 };
+    });
+    shared_refused("open file 4, which is not there", 1, |shared| {
+        shared.kind = SharedKind::Open { file: 4 };
+    });
+    shared_refused("has 9223372036854775808 bytes", 1, |shared| shared.size = 1 << 63);
+    shared_refused("no pages of 4096000", 4, |shared| {
+        shared.kind = SharedKind::Unnamed {
+            name: vec![],
+            huge_page: 4_096_000,
+        };
+    });
+    shared_refused("identifier -1", 3, |shared| {
+        shared.kind = SharedKind::SystemV { id: -1 }
+    });
+    refused("does not begin with a slash", |job| {
+        let SharedKind::File { path, .. } = &mut job.shared[2].kind else {
+            unreachable!()
+        };
+        path.clear();
+    });
+
+    let shows = |object, offset| move |area: &mut Area| area.kind = AreaKind::Shared { object, offset };
+    area_refused("the shared memory 5, which is not there", 5, shows(5, 0));
+    area_refused("the shared memory 4294967295", 5, shows(u32::MAX, 0));
+    area_refused("is not page-aligned", 5, shows(0, 0x800));
+    area_refused("goes beyond the 8192 bytes", 5, shows(0, 0x1000));
+    area_refused("goes beyond the 8192 bytes", 5, shows(0, !0xfff));
+    area_refused("goes beyond the 8192 bytes", 5, shows(3, 0x1000));
+    area_refused("goes beyond", 5, shows(1, i64::MAX as u64 & !0xfff));
+    refused("has pages of 2097152 bytes and its shared memory of 0", |job| {
+        job.shared[0].size = 4 << 20;
+        job.processes[0].memory.areas[4].kind = AreaKind::Shared { object: 0, offset: 0 };
+    });
+    // A file may be shorter than what is mapped of it.
+    let mut job = small();
+    job.shared[1].size = 1;
+    job.validate().unwrap();
 }
 
 #[test]
@@ -109,7 +214,19 @@ fn processes() {
     });
     process_refused("soft limit", |process| process.limits[0] = Limit { soft: 1, hard: 0 });
     process_refused("personality", |process| process.personality = 1 << 32);
-    process_refused("nice", |process| process.nice = 20);
+    process_refused("OOM score is adjusted by 1001", |process| process.oom_score = 1001);
+    process_refused("OOM score is adjusted by -1001", |process| process.oom_score = -1001);
+    process_refused("more than 36 years", |process| process.used.children_system = 1 << 61);
+    process_refused("W^X", |process| process.controls.deny_write_execute = 4);
+    process_refused("memory barriers", |process| process.controls.barriers = 2);
+    process_refused("capability above 40", |process| {
+        process.credentials.capabilities[3] = 1 << 41
+    });
+    process_refused("not all permitted", |process| process.credentials.capabilities[2] = 1);
+    process_refused("not all permitted and inheritable", |process| {
+        process.credentials.capabilities[4] = 1 << 23;
+    });
+    process_refused("secure bits", |process| process.credentials.secure_bits = 0x1000);
     process_refused("dumpable", |process| process.dumpable = 3);
     process_refused("0 threads", |process| process.threads.clear());
     process_refused("not the leader", |process| process.threads.swap(0, 1));
@@ -120,11 +237,27 @@ fn memory() {
     memory_refused("user pages", |memory| memory.areas[2].end = memory.areas[2].start);
     memory_refused("user pages", |memory| memory.areas[2].end += 1);
     memory_refused("user pages", |memory| memory.areas[2].start += 0x800);
-    memory_refused("user pages", |memory| memory.areas[4].end = 1 << 47);
+    memory_refused("user pages", |memory| memory.areas[9].end = 1 << 47);
     memory_refused("overlaps", |memory| memory.areas[1].start -= 0x1000);
     memory_refused("out of order", |memory| memory.areas.swap(0, 2));
     memory_refused("protection", |memory| memory.areas[0].protection = 8);
     memory_refused("advice", |memory| memory.areas[0].advice = vec![9]);
+    area_refused("locked on fault", 3, |area| area.locked = false);
+    area_refused("user pages", 3, |area| area.guards[0].1 += 1);
+    area_refused("user pages", 3, |area| area.guards[0] = (0x62_1000, 0x62_1000));
+    area_refused("is outside, or", 3, |area| area.guards[0] = (0x61_f000, 0x62_1000));
+    area_refused("is outside, or", 3, |area| area.guards[0] = (0x62_3000, 0x62_5000));
+    area_refused("or out of order", 3, |area| area.guards.push((0x62_1000, 0x62_3000)));
+    area_refused("pages of 4096 bytes, which there are not", 4, |area| {
+        area.huge_page = 4096
+    });
+    area_refused("whole pages of 2097152", 4, |area| area.end -= 0x1000);
+    area_refused("whole pages of 1073741824", 4, |area| area.huge_page = 1 << 30);
+    area_refused("protection key 16", 3, |area| area.key = 16);
+    for name in ["x".repeat(80), "[heap]".into(), "\n".into(), "ä".into(), "$".into()] {
+        area_refused("a name that the kernel does not take", 3, |area| area.name = Some(name));
+    }
+    area_refused("a name of its own", 0, |area| area.name = Some(String::new()));
     memory_refused("file does not begin", |memory| {
         let AreaKind::File(file) = &mut memory.areas[0].kind else {
             unreachable!()
@@ -143,6 +276,7 @@ fn memory() {
             file.offset = offset;
         });
     }
+    memory_refused("locked in the way 0x4", |memory| memory.lock_future = 4);
     memory_refused("brk", |memory| memory.layout.brk = 0);
     memory_refused("arguments", |memory| memory.layout.arg_end = 0);
     memory_refused("environment", |memory| memory.layout.env_end = u64::MAX);
@@ -173,6 +307,9 @@ fn signals() {
         });
     }
     process_refused("two dispositions", |process| process.signals.actions[0].signal = 13);
+    process_refused("an interval timer", |process| {
+        process.signals.interval_timers[1].value = 1 << 54
+    });
     process_refused("127 bytes", |process| process.signals.pending[0].truncate(127));
     process_refused("0 bytes", |process| process.signals.pending[0].clear());
     process_refused("signal 65 is pending", |process| {
@@ -182,49 +319,93 @@ fn signals() {
 }
 
 #[test]
-fn descriptors() {
-    descriptors_refused("negative", |descriptors| descriptors.slots[0].number = -1);
-    descriptors_refused("not ascending", |descriptors| descriptors.slots[1].number = 0);
-    descriptors_refused("not there", |descriptors| descriptors.slots[0].file = 4);
-    for flag in [0o100, 0o200, 0o400, 0o1000, 0o2000000] {
-        descriptors_refused("which no open file has", |descriptors| {
-            descriptors.files[1].flags |= flag
+fn timers() {
+    let timer_refused = |why, break_it: fn(&mut PosixTimer)| {
+        process_refused(why, |process| break_it(&mut process.signals.timers[0]));
+    };
+    timer_refused("timer -1: the id", |timer| timer.id = -1);
+    timer_refused("not ascending", |timer| timer.id = 2);
+    // CLOCK_MONOTONIC_RAW, one that is gone, a descriptor's.
+    timer_refused("clock 4 has", |timer| timer.clock = 4);
+    timer_refused("clock 10 has", |timer| timer.clock = 10);
+    timer_refused("clock -5 has", |timer| timer.clock = -5);
+    timer_refused("signal 0", |timer| timer.notify = TimerNotify::Process { signal: 0 });
+    timer_refused("signal 65", |timer| {
+        timer.notify = TimerNotify::Thread { signal: 65, tid: 1 }
+    });
+    timer_refused("thread 0", |timer| {
+        timer.notify = TimerNotify::Thread { signal: 1, tid: 0 }
+    });
+    timer_refused("292 years", |timer| timer.interval = 1 << 63);
+    timer_refused("292 years", |timer| timer.remaining = u64::MAX);
+    timer_refused("292 years", |timer| timer.expires = u64::MAX);
+    timer_refused("overrun", |timer| timer.overrun = -1);
+}
+
+#[test]
+fn scheduling() {
+    scheduling_refused("policy is 4", |scheduling| scheduling.policy = 4);
+    scheduling_refused("policy is 8", |scheduling| scheduling.policy = 8);
+    scheduling_refused("flags are 0x80", |scheduling| scheduling.flags = 0x80);
+    scheduling_refused("nice value is 20", |scheduling| scheduling.nice = 20);
+    scheduling_refused("nice value is -21", |scheduling| scheduling.nice = -21);
+    scheduling_refused("priority is 0 under policy 1", |scheduling| scheduling.priority = 0);
+    scheduling_refused("priority is 100", |scheduling| scheduling.priority = 100);
+    scheduling_refused("priority is 10 under policy 0", |scheduling| scheduling.policy = 0);
+    scheduling_refused("not one of policy 1", |scheduling| scheduling.deadline = [1, 2, 3]);
+    for deadline in [[0, 2, 3], [3, 2, 3], [1, 4, 3], [1, 2, 1 << 63], [1, u64::MAX, 0]] {
+        scheduling_refused("not one of policy 6", |scheduling| {
+            (scheduling.policy, scheduling.priority, scheduling.deadline) = (6, 0, deadline);
         });
     }
-    descriptors_refused("standard stream 3", |descriptors| {
-        descriptors.files[0].kind = FileKind::Inherited {
+    scheduling_refused("1025 bytes", |scheduling| scheduling.affinity = vec![1; 1025]);
+    scheduling_refused("without a CPU", |scheduling| scheduling.affinity = vec![0; 8]);
+    scheduling_refused("I/O priority", |scheduling| scheduling.io_priority = 0x8000);
+    scheduling_refused("I/O priority", |scheduling| scheduling.io_priority = -1);
+}
+
+#[test]
+fn descriptors() {
+    process_refused("negative", |process| process.descriptors[0].number = -1);
+    process_refused("not ascending", |process| process.descriptors[1].number = 0);
+    process_refused("not there", |process| process.descriptors[0].file = 4);
+    for flag in [0o100, 0o200, 0o400, 0o1000, 0o2000000] {
+        refused("which no open file has", |job| job.files[1].flags |= flag);
+    }
+    refused("standard stream 3", |job| {
+        job.files[0].kind = FileKind::Inherited {
             standard: 3,
             terminal: false,
         };
     });
-    descriptors_refused("a device other", |descriptors| {
-        descriptors.files[2].kind = FileKind::Device {
+    refused("a device other", |job| {
+        job.files[2].kind = FileKind::Device {
             path: b"/dev/sda".to_vec(),
             device: 0x800,
             offset: 0,
         };
     });
-    descriptors_refused("open file 3: the path", |descriptors| {
-        descriptors.files[3].kind = FileKind::Directory {
+    refused("open file 3: the path", |job| {
+        job.files[3].kind = FileKind::Directory {
             path: b"..".to_vec(),
             offset: 0,
         };
     });
-    descriptors_refused("is at offset", |descriptors| {
-        descriptors.files[3].kind = FileKind::Directory {
+    refused("is at offset", |job| {
+        job.files[3].kind = FileKind::Directory {
             path: b"/".to_vec(),
             offset: 1 << 63,
         };
     });
     let regular = |break_it: fn(&mut RegularFile)| {
-        move |descriptors: &mut Descriptors| match &mut descriptors.files[1].kind {
+        move |job: &mut Job| match &mut job.files[1].kind {
             FileKind::Regular(file) => break_it(file),
             _ => unreachable!(),
         }
     };
-    descriptors_refused("bytes", regular(|file| file.size = 1 << 63));
-    descriptors_refused("is at offset", regular(|file| file.offset = 1 << 63));
-    descriptors_refused("mode", regular(|file| file.mode = 0o200000));
+    refused("bytes", regular(|file| file.size = 1 << 63));
+    refused("is at offset", regular(|file| file.offset = 1 << 63));
+    refused("mode", regular(|file| file.mode = 0o200000));
 }
 
 #[test]
@@ -245,6 +426,9 @@ fn threads() {
     });
     thread_refused("robust list", |thread| thread.robust_list.length = 8);
     thread_refused("rseq", |thread| thread.rseq.as_mut().unwrap().address = u64::MAX);
+    thread_refused("speculation", |thread| thread.controls.speculation[2] = 0x20);
+    thread_refused("memory failure", |thread| thread.controls.memory_failure = 4);
+    thread_refused("more than 36 years", |thread| thread.used.system = u64::MAX);
     thread_refused("parent-death", |thread| thread.parent_death_signal = 65);
 }
 
