@@ -117,6 +117,8 @@ pub struct ProcessControls {
     pub deny_write_execute: u32,
     /// `MEMBARRIER_CMD_GET_REGISTRATIONS`: a bit for each registering command (`linux/membarrier.h`).
     pub barriers: u32,
+    /// `/proc/PID/coredump_filter`.
+    pub core_filter: u32,
 }
 
 /// Resources used before, by the process and (waited for) by its children, in nanoseconds of CPU time.

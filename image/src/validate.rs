@@ -301,6 +301,7 @@ impl Process {
         let ProcessControls {
             deny_write_execute,
             barriers,
+            ..
         } = self.controls;
         ensure!(deny_write_execute <= 3, "the W^X rule is {deny_write_execute:#x}");
         ensure!(barriers & !REGISTERING == 0, "the memory barriers are {barriers:#x}");

@@ -659,6 +659,11 @@ pub fn clocks(pid: i32) -> Clocks {
     }
 }
 
+/// How far a process's monotonic clock is ahead of ours, in nanoseconds.
+pub fn monotonic_ahead(pid: i32) -> i128 {
+    time_offsets(pid)[0] - time_offsets(std::process::id() as i32)[0]
+}
+
 /// How far a process's monotonic and boot clocks are ahead of the machine's, in nanoseconds: lines of a name, seconds and
 /// nanoseconds. Nothing on kernels without time namespaces.
 fn time_offsets(pid: i32) -> [i128; 2] {

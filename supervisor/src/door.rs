@@ -25,6 +25,7 @@
 //! **Time.** A wait that is turned away (for a stop, or a signal that changes nothing) is made again by the kernel with the
 //! timeout that it began with: what has passed of it is remembered and taken off.
 
+use crate::attributes::usage;
 use crate::memory::{MemoryError, TargetMemory};
 use crate::notify::{Listener, Notification, RecvError};
 use crate::proc::ProcDir;
@@ -314,6 +315,9 @@ impl Door {
             state.wait.take().filter(|wait| wait.is(notification))
         };
         let (number, arguments) = (notification.number, notification.args);
+        if let Ok(true) = usage::answer(&self.listener, notification) {
+            return Ok(());
+        }
         let step = marshal::begin(self.origin_pid, number, arguments, &self.memory)?;
         // What was read belongs to this call only if it still waits.
         if !self.listener.is_valid(notification.id) {

@@ -72,6 +72,11 @@ pub fn native() -> Result<Program, FilterError> {
     assemble(&native_rules())
 }
 
+/// The same for a program that was restored: it had used CPU time before, which its kernel does not know.
+pub fn restored() -> Result<Program, FilterError> {
+    assemble(&with_cpu_time(native_rules()))
+}
+
 /// The filter of a guest: everything that names something outside of its memory.
 pub fn guest() -> Result<Program, FilterError> {
     assemble(&guest_rules())
@@ -91,7 +96,26 @@ fn native_rules() -> Rules {
 
 fn guest_rules() -> Rules {
     let rule = |row: &Row| row.condition().map_or(Rule::Notify, Rule::NotifyIf);
-    with_reserved(syscalls::notified_away().map(|row| (row.number, rule(row))).collect())
+    let rules = syscalls::notified_away().map(|row| (row.number, rule(row))).collect();
+    with_cpu_time(with_reserved(rules))
+}
+
+/// What asks for CPU time ([`crate::attributes::usage`]). Every clock of it that the scheduler keeps has bit 1 set, also the
+/// dynamic ones; of those that programs read often, none has it.
+fn with_cpu_time(mut rules: Rules) -> Rules {
+    let cpu_clock = Condition {
+        argument: 0,
+        mask: 2,
+        value: 2,
+    };
+    for number in crate::attributes::usage::CALLS {
+        let rule = match number {
+            libc::SYS_clock_gettime => Rule::NotifyIf(cpu_clock),
+            _ => Rule::Notify,
+        };
+        rules.insert(number as u32, rule);
+    }
+    rules
 }
 
 /// The deputy's two calls: in every filter, because nobody can add them when the time has come.
@@ -318,6 +342,7 @@ const GUEST_SUPERVISOR: &[i64] = &[
     libc::SYS_rt_sigtimedwait,
     libc::SYS_restart_syscall,
     libc::SYS_clock_gettime,
+    libc::SYS_times,
     libc::SYS_clock_nanosleep,
     libc::SYS_nanosleep,
     libc::SYS_getrandom,
@@ -489,6 +514,26 @@ mod tests {
     #[test]
     fn guest_program_does_what_the_table_says() {
         check(&guest_rules());
+    }
+
+    #[test]
+    fn program_of_a_restored_job_does_what_the_table_says() {
+        let rules = with_cpu_time(native_rules());
+        check(&rules);
+        let Some(Rule::NotifyIf(condition)) = rules.get(&(libc::SYS_clock_gettime as u32)) else {
+            panic!("clock_gettime depends on the clock");
+        };
+        let notified = |clock: i32| clock as u32 as u64 & condition.mask == condition.value;
+        let (process, thread) = (!77 << 3 | 2, !77 << 3 | 6);
+        let cpu = [
+            libc::CLOCK_PROCESS_CPUTIME_ID,
+            libc::CLOCK_THREAD_CPUTIME_ID,
+            process,
+            thread,
+        ];
+        assert!(cpu.into_iter().all(notified));
+        let often = [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC, libc::CLOCK_MONOTONIC_RAW];
+        assert!(!often.into_iter().any(notified));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! Every signal is blocked in every thread. The supervisor is the subreaper of the job: what is orphaned in it becomes
 //! its child, so that the job is over exactly when no child is left.
 
+use crate::attributes::usage;
 use crate::away::{self, Away, Departure, HomeError, Identity, Incoming, Office, Ring, tell};
 use crate::capture;
 use crate::config::Config;
@@ -765,6 +766,7 @@ fn answer(listener: &Listener, notification: &Notification) -> Result<(), Answer
     match notification.number {
         // As without us.
         area::VRUN_NEXT | area::VRUN_SIGNAL => listener.fail(notification.id, libc::ENOSYS),
+        _ if usage::answer(listener, notification)? => Ok(()),
         _ => listener.resume(notification.id),
     }
 }

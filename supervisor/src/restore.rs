@@ -210,6 +210,9 @@ impl Restorer {
 
         let tracee = self.injection.tracee();
         attributes::identity::from_outside(tracee.tid(), process, self.home).map_err(RestoreError::Outside)?;
+        if self.home != Home::Deputy {
+            attributes::usage::remember(tracee.tid(), process)?;
+        }
         let mut registers = tracee.registers()?;
         registers.rip = area::TAIL;
         registers.rsp = frame.rsp;

@@ -162,7 +162,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         tracee.interrupt()?;
         tracee.wait_interrupted()?;
         let restorer = Restorer::begin(tracee, process, home)?;
-        let listener = install_filter(restorer.injection(), &filter::native()?, vessel.socket)?;
+        let listener = install_filter(restorer.injection(), &filter::restored()?, vessel.socket)?;
         let mut reader = open().map_err(|error| GuestError::Io("read the image again", io::Error::other(error)))?;
         read_job(&mut reader)?;
         fill(&restorer, &mut reader)?;

@@ -77,6 +77,7 @@ impl Questions {
             controls: ProcessControls {
                 deny_write_execute: known(self.deny_write_execute),
                 barriers: known(self.barriers),
+                ..ProcessControls::default()
             },
             secure_bits: known(self.secure_bits),
         })
@@ -96,6 +97,7 @@ pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) 
     let ProcessControls {
         deny_write_execute,
         barriers,
+        ..
     } = process.controls;
     for barrier in (0..32).map(|bit| 1 << bit).filter(|bit| barriers & bit != 0) {
         let what = "register for memory barriers";
@@ -119,39 +121,42 @@ pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) 
 /// The thread's credentials. Nothing that needs a capability may come after them, and the signal for a parent's death not
 /// before: a change of user takes it away.
 pub(super) fn thread_steps(script: &mut Script, process: &Process, home: Home) {
+    if home == Home::Deputy {
+        return; // it kept them
+    }
     let credentials = &process.credentials;
-    match home {
-        Home::Deputy => {}
-        // A guest's ids are asked of its deputy.
-        Home::Away => capabilities(script, credentials),
-        Home::Here { .. } => {
-            set_prctl(
-                script,
-                "the securebits for a while",
-                libc::PR_SET_SECUREBITS,
-                NO_SETUID_FIXUP,
-            );
-            ids(script, credentials);
-            for capability in (0..CAPABILITIES).filter(|bit| credentials.capabilities[3] & 1 << bit == 0) {
-                let what = format_args!("{capability} out of the bounding set");
-                set_prctl(script, what, libc::PR_CAPBSET_DROP, capability);
-            }
-            ambient(script, credentials);
-            set_prctl(
-                script,
-                "the securebits",
-                libc::PR_SET_SECUREBITS,
-                credentials.secure_bits.into(),
-            );
-            capabilities(script, credentials);
-            // A change of credentials makes it undumpable.
-            set_prctl(
-                script,
-                "whether it is dumpable",
-                libc::PR_SET_DUMPABLE,
-                process.dumpable.into(),
-            );
-        }
+    // A guest's ids are asked of its deputy.
+    let here = matches!(home, Home::Here { .. });
+    if here {
+        set_prctl(
+            script,
+            "the securebits for a while",
+            libc::PR_SET_SECUREBITS,
+            NO_SETUID_FIXUP,
+        );
+        ids(script, credentials);
+    }
+    for capability in (0..CAPABILITIES).filter(|bit| credentials.capabilities[3] & 1 << bit == 0) {
+        let what = format_args!("{capability} out of the bounding set");
+        set_prctl(script, what, libc::PR_CAPBSET_DROP, capability);
+    }
+    ambient(script, credentials);
+    set_prctl(
+        script,
+        "the securebits",
+        libc::PR_SET_SECUREBITS,
+        credentials.secure_bits.into(),
+    );
+    let [inheritable, permitted, effective, _, _] = credentials.capabilities;
+    set_capabilities(script, [inheritable, permitted, effective]);
+    if here {
+        // A change of credentials makes it undumpable.
+        set_prctl(
+            script,
+            "whether it is dumpable",
+            libc::PR_SET_DUMPABLE,
+            process.dumpable.into(),
+        );
     }
 }
 
@@ -191,11 +196,6 @@ fn ambient(script: &mut Script, credentials: &Credentials) {
     }
 }
 
-fn capabilities(script: &mut Script, credentials: &Credentials) {
-    let [inheritable, permitted, effective, _, _] = credentials.capabilities;
-    set_capabilities(script, [inheritable, permitted, effective]);
-}
-
 /// `struct __user_cap_header_struct`, version 3, and two `__user_cap_data_struct`: low halves, high halves.
 fn set_capabilities(script: &mut Script, [inheritable, permitted, effective]: [u64; 3]) {
     let header = script.data(&[0x2008_0522_u32.to_le_bytes(), [0; 4]].concat());
@@ -211,16 +211,20 @@ fn set_capabilities(script: &mut Script, [inheritable, permitted, effective]: [u
 
 /// What only its supervisor can set, from outside; `pid` is the restored process's here.
 pub fn from_outside(pid: i32, process: &Process, home: Home) -> io::Result<()> {
-    if !matches!(home, Home::Here { .. }) {
-        return Ok(()); // what the host does when it lacks memory is the host's
-    }
-    let file = format!("/proc/{pid}/oom_score_adj");
-    match std::fs::write(file, process.oom_score.to_string()) {
-        // To be spared more than others is a privilege.
+    let set = |file: &str, value: String| match std::fs::write(format!("/proc/{pid}/{file}"), value) {
+        // To be spared more than others is a privilege, and an undumpable process is its owner's no more.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            tracing::debug!("the OOM score stays as it is: {error}");
+            tracing::debug!("{file} stays as it is: {error}");
             Ok(())
         }
         other => other,
+    };
+    if home != Home::Deputy {
+        set("coredump_filter", format!("{:#x}", process.controls.core_filter))?;
     }
+    // Whom a host ends when it lacks memory is the host's to say.
+    if matches!(home, Home::Here { .. }) {
+        set("oom_score_adj", process.oom_score.to_string())?;
+    }
+    Ok(())
 }

@@ -24,7 +24,7 @@ use crate::capture::CaptureError;
 use crate::proc::ProcDir;
 use crate::restore::Home;
 use std::fmt::Display;
-use vrun_image::state::{Credentials, Limit, Process, ProcessControls, Registers, Signals, Thread, Usage};
+use vrun_image::state::{Credentials, Limit, Process, ProcessControls, Registers, Signals, Thread, ThreadUsage, Usage};
 use vrun_shim::{Expect, Injection, Script, TraceError, area};
 
 type Result<T> = std::result::Result<T, CaptureError>;
@@ -58,6 +58,7 @@ pub fn process(leader: &Injection, directory: &ProcDir) -> Result<Attributes> {
     let used = [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].map(|who| usage::ask(&mut script, who));
     let answers = Answers::run(leader, &script)?;
     let identity = identity.read(&answers)?;
+    let before = usage::before(directory)?;
     let [(user, system), (children_user, children_system)] =
         [usage::read(&answers, used[0])?, usage::read(&answers, used[1])?];
     Ok(Attributes {
@@ -76,12 +77,15 @@ pub fn process(leader: &Injection, directory: &ProcDir) -> Result<Attributes> {
         subreaper: identity.subreaper,
         oom_score: directory.oom_score()?,
         no_huge_pages: identity.no_huge_pages,
-        controls: identity.controls,
+        controls: ProcessControls {
+            core_filter: directory.core_filter()?,
+            ..identity.controls
+        },
         used: Usage {
-            user,
-            system,
-            children_user,
-            children_system,
+            user: before.user + user,
+            system: before.system + system,
+            children_user: before.children_user + children_user,
+            children_system: before.children_system + children_system,
         },
     })
 }
@@ -95,6 +99,7 @@ pub fn thread(injection: &Injection, tid: i32, registers: Registers) -> Result<T
     let scheduling = scheduling::ask(&mut script);
     let answers = Answers::run(injection, &script)?;
     let pointers = pointers.read(&answers)?;
+    let before = usage::thread_before(tracee.tid())?;
     Ok(Thread {
         tid,
         name: pointers.name,
@@ -110,7 +115,10 @@ pub fn thread(injection: &Injection, tid: i32, registers: Registers) -> Result<T
         parent_death_signal: pointers.parent_death_signal,
         scheduling: scheduling.read(&answers)?,
         controls: pointers.controls,
-        used: pointers.used,
+        used: ThreadUsage {
+            user: before.user + pointers.used.user,
+            system: before.system + pointers.used.system,
+        },
     })
 }
 

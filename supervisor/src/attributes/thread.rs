@@ -135,25 +135,23 @@ pub(super) fn steps(script: &mut Script, thread: &Thread, home: Home) {
         set_prctl(script, "the parent-death signal", libc::PR_SET_PDEATHSIG, signal);
     }
     let controls = thread.controls;
-    if home != Home::Deputy {
-        if let Some(policy) = controls.memory_failure.checked_sub(1) {
-            let arguments = [
-                libc::PR_MCE_KILL as u64,
-                libc::PR_MCE_KILL_SET as u64,
-                policy.into(),
-                0,
-                0,
-            ];
-            let what = "set the memory failure policy";
+    if let Some(policy) = controls.memory_failure.checked_sub(1) {
+        let arguments = [
+            libc::PR_MCE_KILL as u64,
+            libc::PR_MCE_KILL_SET as u64,
+            policy.into(),
+            0,
+            0,
+        ];
+        let what = "set the memory failure policy";
+        script.step(what, libc::SYS_prctl, &arguments, Expect::Anything);
+    }
+    for (which, control) in controls.speculation.iter().enumerate() {
+        if control & SPECULATION_OFF != 0 {
+            let value = u64::from(control & SPECULATION_OFF);
+            let arguments = [libc::PR_SET_SPECULATION_CTRL as u64, which as u64, value, 0, 0];
+            let what = format_args!("set speculation control {which}");
             script.step(what, libc::SYS_prctl, &arguments, Expect::Anything);
-        }
-        for (which, control) in controls.speculation.iter().enumerate() {
-            if control & SPECULATION_OFF != 0 {
-                let value = u64::from(control & SPECULATION_OFF);
-                let arguments = [libc::PR_SET_SPECULATION_CTRL as u64, which as u64, value, 0, 0];
-                let what = format_args!("set speculation control {which}");
-                script.step(what, libc::SYS_prctl, &arguments, Expect::Anything);
-            }
         }
     }
     // What the program relies on to be a fault must be one.

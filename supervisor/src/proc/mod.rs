@@ -206,6 +206,28 @@ impl ProcDir {
         self.parsed(TimerInfo::parse(&self.read("timers")?))
     }
 
+    /// The CPU time of a thread, in nanoseconds: the first number of `schedstat` (`CONFIG_SCHED_INFO`).
+    pub fn run_time(&self) -> Result<u64, ProcError> {
+        let bytes = self.read("schedstat")?;
+        let time = words(&bytes).next().and_then(number);
+        self.parsed(time.ok_or_else(|| Malformed::new("schedstat", &bytes)))
+    }
+
+    /// Bytes that were read from and written to storage for it (`io`, proc_pid_io(5)).
+    pub fn transferred(&self) -> Result<[u64; 2], ProcError> {
+        let bytes = self.read("io")?;
+        let find = |key: &[u8]| lines(&bytes).find_map(|line| number(key_value(line).filter(|pair| pair.0 == key)?.1));
+        let found = [b"read_bytes".as_slice(), b"write_bytes"].map(|key| find(key).unwrap_or(0));
+        Ok(found)
+    }
+
+    /// `/proc/PID/coredump_filter`, core(5).
+    pub fn core_filter(&self) -> Result<u32, ProcError> {
+        let bytes = self.read("coredump_filter")?;
+        let filter = hex(trim(&bytes)).and_then(|filter| u32::try_from(filter).ok());
+        self.parsed(filter.ok_or_else(|| Malformed::new("coredump_filter", &bytes)))
+    }
+
     /// `/proc/PID/oom_score_adj`.
     pub fn oom_score(&self) -> Result<i32, ProcError> {
         let bytes = self.read("oom_score_adj")?;

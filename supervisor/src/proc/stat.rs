@@ -20,10 +20,17 @@ pub struct Stat {
     pub terminal: i32,
     /// The terminal's foreground process group, -1 if there is none.
     pub foreground_group: i32,
+    /// Page faults: minor, major.
+    pub faults: [u64; 2],
+    /// Those of the children that were waited for.
+    pub children_faults: [u64; 2],
     /// Time spent in user mode, in clock ticks (`_SC_CLK_TCK`).
     pub user_time: u64,
     /// Time spent in the kernel, in clock ticks.
     pub system_time: u64,
+    /// The same of the children that were waited for.
+    pub children_user_time: u64,
+    pub children_system_time: u64,
     pub nice: i32,
     pub threads: u32,
     /// Clock ticks since boot: with the PID, it names a process for good.
@@ -71,8 +78,12 @@ impl Stat {
             session: signed(6)?,
             terminal: signed(7)?,
             foreground_group: signed(8)?,
+            faults: [unsigned(10)?, unsigned(12)?],
+            children_faults: [unsigned(11)?, unsigned(13)?],
             user_time: unsigned(14)?,
             system_time: unsigned(15)?,
+            children_user_time: unsigned(16)?,
+            children_system_time: unsigned(17)?,
             nice: signed(19)?,
             threads: number(field(20)?)?,
             start_time: unsigned(22)?,
@@ -131,6 +142,10 @@ pub struct Status {
     pub namespace_pids: Vec<i32>,
     /// In bytes; 0 without an address space.
     pub resident: u64,
+    /// The most that it had resident, in bytes.
+    pub peak_resident: u64,
+    /// Of the thread: voluntary, forced.
+    pub context_switches: [u64; 2],
     pub threads: u32,
     /// Pending for this thread.
     pub pending: u64,
@@ -180,6 +195,9 @@ impl Status {
             b"Groups" => self.groups = numbers(value)?,
             b"NSpid" => self.namespace_pids = numbers(value)?,
             b"VmRSS" => self.resident = number::<u64>(words(value).next()?)?.checked_mul(1024)?,
+            b"VmHWM" => self.peak_resident = number::<u64>(words(value).next()?)?.checked_mul(1024)?,
+            b"voluntary_ctxt_switches" => self.context_switches[0] = number(value)?,
+            b"nonvoluntary_ctxt_switches" => self.context_switches[1] = number(value)?,
             b"Threads" => self.threads = number(value)?,
             b"SigPnd" => self.pending = hex(value)?,
             b"ShdPnd" => self.shared_pending = hex(value)?,
