@@ -8,17 +8,17 @@
 //! ```
 //!
 //! A thread that was stopped inside a system call shows the kernel's restart code in `rax`. In the image the call is
-//! simply about to be made again, with what is left of its timeout; what that needs is in `Frozen::reissue`.
+//! simply about to be made again, with what is left of its timeout; see [`crate::interrupted`].
 
 use crate::areas;
 use crate::attributes;
+use crate::interrupted::{self, LastRan, Sleep};
 use crate::memory::{self, MemoryError, TargetMemory};
 use crate::proc::{Backing, MapsEntry, ProcDir, ProcError};
 use crate::registers;
 use crate::sys;
 use std::io;
 use std::ops::Range;
-use std::time::Duration;
 use vrun_image::state::{Clocks, Memory, Process, Registers, SharedMemory, Slot, Vdso, Zombie};
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Injection, Script, TraceError, Tracee, area};
@@ -55,7 +55,7 @@ pub struct FrozenThread {
     /// In the process's own PID namespace.
     inner_tid: i32,
     /// How long the call that it was stopped in had been asleep.
-    slept: Duration,
+    sleep: Sleep,
 }
 
 /// A process whose threads all stand still, until they are released or dropped.
@@ -248,47 +248,6 @@ pub fn dump<E: From<MemoryError>>(
     Ok(())
 }
 
-/// When a thread last began to run or to sleep, on the scheduler's clock of its CPU.
-///
-/// Asked before and after a sleeping thread is stopped, it tells how long the sleep has lasted, which the kernel keeps to
-/// itself. The clocks of two CPUs are not comparable, and each leaves out the time that the CPU was taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LastRan {
-    time: Duration,
-    cpu: i64,
-}
-
-impl LastRan {
-    /// From `se.exec_start` of `/proc/PID/sched`, in milliseconds (only with `CONFIG_SCHED_DEBUG`), and field 39 of
-    /// `/proc/PID/stat`.
-    pub fn of(pid: i32) -> Option<Self> {
-        let directory = ProcDir::open(pid).ok()?;
-        let sched = String::from_utf8_lossy(&directory.read("sched").ok()?).into_owned();
-        let line = sched.lines().find(|line| line.starts_with("se.exec_start"))?;
-        let milliseconds: f64 = line.split_once(':')?.1.trim().parse().ok()?;
-        let stat = String::from_utf8_lossy(&directory.read("stat").ok()?).into_owned();
-        let cpu = stat
-            .rsplit_once(')')?
-            .1
-            .split_ascii_whitespace()
-            .nth(36)?
-            .parse()
-            .ok()?;
-        let time = Duration::try_from_secs_f64(milliseconds / 1000.0).ok()?;
-        Some(Self { time, cpu })
-    }
-
-    /// How long the thread slept before it was woken up to what it says now; nothing if that cannot be told. Never too
-    /// long: the first figure may be older than the sleep by a tick.
-    fn slept(before: Option<Self>, now: Option<Self>) -> Duration {
-        let slept = match (before, now) {
-            (Some(before), Some(now)) if before.cpu == now.cpu => now.time.saturating_sub(before.time),
-            _ => Duration::ZERO,
-        };
-        slept.saturating_sub(TICK)
-    }
-}
-
 /// Lets a thread that was restored a moment ago reach the program: until its first instruction its registers are those
 /// of the restorer, whose signal frame is in no image.
 fn leave_restorer(tracee: Tracee) -> std::result::Result<(), TraceError> {
@@ -334,7 +293,7 @@ impl Frozen {
             return unsupported("it has several threads; only programs with one can move yet");
         };
         let (tracee, pid) = (*tracee, tracee.tid());
-        let slept = LastRan::slept(*since, LastRan::of(pid));
+        let sleep = Sleep::between(*since, LastRan::of(pid));
         let directory = ProcDir::open(pid)?;
         let maps = directory.smaps()?;
         check(&directory, &maps)?;
@@ -344,13 +303,13 @@ impl Frozen {
         let inner_pid = directory.status()?.namespace_pids.last().copied().unwrap_or(pid);
         leave_restorer(tracee)?;
         leave_vdso(tracee, &maps)?;
-        undo_interruption(tracee, signals, directory.status()?.caught, slept)?;
+        interrupted::undo(tracee, signals, directory.status()?.caught, sleep)?;
         let injection = Injection::begin(tracee)?;
         injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
         let leader = FrozenThread {
             injection,
             inner_tid: inner_pid,
-            slept,
+            sleep,
         };
         let frozen = Self {
             threads: vec![leader],
@@ -413,7 +372,11 @@ impl Frozen {
             .copied()
             .ok_or(TraceError::Gone(self.pid))?;
         let rseq = tracee.rseq()?;
-        let registers = self.reissue(saved, rseq.map(|rseq| rseq.address))?;
+        let own: Vec<Vec<u8>> = tracee.pending(false)?.iter().map(|info| info.to_vec()).collect();
+        let signals = &attributes.signals;
+        let blocked = self.leader().saved_blocked().unwrap_or(0);
+        let handler = interrupted::next_handler(&signals.actions, blocked, own.iter().chain(&signals.pending));
+        let registers = self.reissue(saved, handler, rseq.map(|rseq| rseq.address))?;
 
         let thread = attributes::thread(&self.leader(), self.inner_pid(), registers)?;
         let own: Vec<MapsEntry> = self
@@ -497,53 +460,17 @@ impl Frozen {
         }))
     }
 
-    /// The registers with which the program goes on when nothing of the kernel's state about its current call is left.
-    ///
-    /// Restart codes are those of `include/linux/errno.h`; `arch/x86/kernel/signal.c` steps back over the two bytes of
-    /// the `syscall` instruction in the same way.
-    fn reissue(&self, saved: libc::user_regs_struct, rseq: Option<u64>) -> Result<Registers> {
-        const ERESTART_RESTARTBLOCK: i64 = -516;
-        let mut registers = registers::to_image(&saved);
-        let code = saved.rax as i64;
-        if saved.orig_rax as i64 >= 0 && matches!(code, -514..=-512 | ERESTART_RESTARTBLOCK) {
-            registers.rip -= 2;
-            registers.rax = saved.orig_rax;
-            // A relative sleep goes on for what is left of it. The kernel has just written that to `rem`, if it was given.
-            if code == ERESTART_RESTARTBLOCK {
-                match saved.orig_rax as i64 {
-                    libc::SYS_nanosleep if saved.rsi != 0 => registers.rdi = saved.rsi,
-                    libc::SYS_nanosleep => registers.rdi = self.shortened(saved.rdi, saved.rsp)?,
-                    libc::SYS_clock_nanosleep if saved.r10 != 0 => registers.rdx = saved.r10,
-                    libc::SYS_clock_nanosleep => registers.rdx = self.shortened(saved.rdx, saved.rsp)?,
-                    libc::SYS_futex => registers.r10 = self.shortened(saved.r10, saved.rsp)?,
-                    libc::SYS_poll => registers.rdx = remaining_milliseconds(saved.rdx, self.threads[0].slept),
-                    _ => {}
-                }
-            }
-        }
-        registers.orig_rax = u64::MAX;
+    /// The registers with which the program goes on. `handler` are the flags of the handler that runs first.
+    fn reissue(&self, saved: libc::user_regs_struct, handler: Option<u64>, rseq: Option<u64>) -> Result<Registers> {
+        let thread = &self.threads[0];
+        let tid = thread.injection.tracee().tid();
+        let mut registers = registers::to_image(&interrupted::reissue(tid, saved, thread.sleep, handler));
         if let Some(address) = rseq
             && let Some(abort) = self.critical_section(address, registers.rip)?
         {
             registers.rip = abort;
         }
         Ok(registers)
-    }
-
-    /// A copy of the `struct timespec` at `address`, less the time that the thread has slept. It lies below the red zone of
-    /// the stack, where a program can expect nothing to stay.
-    fn shortened(&self, address: u64, rsp: u64) -> Result<u64> {
-        let mut bytes = [0; 16];
-        if address == 0 || self.leader().read(address, &mut bytes).is_err() {
-            return Ok(address);
-        }
-        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-        let asked = Duration::new(word(0), word(8).min(999_999_999) as u32);
-        let left = asked.saturating_sub(self.threads[0].slept);
-        let copy = (rsp - RED_ZONE - 16) & !15;
-        let bytes = [left.as_secs(), u64::from(left.subsec_nanos())].map(u64::to_le_bytes);
-        self.leader().write(copy, bytes.as_flattened())?;
-        Ok(copy)
     }
 
     /// Where a restartable sequence that contains `rip` is to be aborted to (`struct rseq_cs`, `linux/rseq.h`).
@@ -571,78 +498,6 @@ fn release(tracee: Tracee, signals: &[[u8; SIGINFO]]) {
     for info in signals.iter().skip(1) {
         let _ = sys::kill(tracee.tid(), i32::from(info[0]));
     }
-}
-
-/// Bytes below the stack pointer that a function may use (System V ABI for x86-64).
-const RED_ZONE: u64 = 128;
-/// The longest tick of any kernel (`CONFIG_HZ=100`).
-const TICK: Duration = Duration::from_millis(10);
-
-/// A timeout in milliseconds, less the time that has passed; a negative one is infinite.
-fn remaining_milliseconds(timeout: u64, passed: Duration) -> u64 {
-    match timeout as i32 {
-        milliseconds @ 0.. => (milliseconds as u64).saturating_sub(passed.as_millis() as u64),
-        _ => timeout,
-    }
-}
-
-/// Calls that end with `EINTR` when they are stopped and continued, even if no handler runs (signal(7), "Interruption of
-/// system calls and library functions by stop signals"), and those that do so with a timeout on their socket.
-const INTERRUPTIBLE: &[i64] = &[
-    libc::SYS_epoll_wait,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2,
-    libc::SYS_semop,
-    libc::SYS_semtimedop,
-    libc::SYS_msgrcv,
-    libc::SYS_msgsnd,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_io_getevents,
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_recvmmsg,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_sendmmsg,
-];
-
-/// A program must not see that it was frozen: a call that ended with `EINTR` for that alone is about to be made again.
-fn undo_interruption(
-    tracee: Tracee,
-    held: &[[u8; SIGINFO]],
-    caught: u64,
-    slept: Duration,
-) -> std::result::Result<(), TraceError> {
-    const EINTR: i64 = -(libc::EINTR as i64);
-    let mut registers = tracee.registers()?;
-    if registers.rax as i64 != EINTR || !INTERRUPTIBLE.contains(&(registers.orig_rax as i64)) {
-        return Ok(());
-    }
-    // With a handler about to run, EINTR is what the program would have got.
-    let blocked = tracee.blocked()?;
-    let handled = |info: &[u8; SIGINFO]| {
-        let bit = 1_u64.checked_shl(u32::from(info[0]).wrapping_sub(1)).unwrap_or(0);
-        caught & !blocked & bit != 0
-    };
-    if held.iter().any(handled)
-        || tracee.pending(false)?.iter().any(handled)
-        || tracee.pending(true)?.iter().any(handled)
-    {
-        return Ok(());
-    }
-    if matches!(registers.orig_rax as i64, libc::SYS_epoll_wait | libc::SYS_epoll_pwait) {
-        registers.r10 = remaining_milliseconds(registers.r10, slept);
-    }
-    registers.rip -= 2;
-    registers.rax = registers.orig_rax;
-    registers.orig_rax = u64::MAX;
-    tracee.set_registers(&registers)
 }
 
 /// The clocks of a process, at this instant: those of a restored job or a guest are not ours (time_namespaces(7)).

@@ -707,7 +707,7 @@ impl Guest {
     }
 
     fn send_home(&mut self) -> Result<(), GuestError> {
-        let since = capture::LastRan::of(self.pid());
+        let since = crate::interrupted::LastRan::of(self.pid());
         let signals = match self.condition {
             Condition::Running => self.halt()?,
             _ => Vec::new(),

@@ -17,6 +17,7 @@ pub mod filter;
 pub mod front;
 pub mod guest;
 pub mod host;
+pub mod interrupted;
 pub mod job;
 pub mod launch;
 pub mod logging;
