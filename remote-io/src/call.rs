@@ -30,6 +30,8 @@ pub struct Call {
     pub id: u64,
     /// PID of the calling process.
     pub process: i32,
+    /// TID of the calling thread: a signal that the call raises (`SIGPIPE`) is for it. 0: for none in particular.
+    pub thread: i32,
     /// x86_64 system call number.
     pub number: u32,
     /// The six argument registers.

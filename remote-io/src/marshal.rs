@@ -279,6 +279,7 @@ impl<'m> Builder<'m> {
         let call = Call {
             id,
             process,
+            thread: 0,
             number,
             arguments,
             segments,

@@ -27,14 +27,14 @@
 //!        │                                                           │
 //!  AWAY  │  ◄────────────────────────────────── Call, Cancel{call}   │  a system call to be made at the origin
 //!        │  Reply ───────────────────────────────────────────────►   │  exactly one for each Call, in any order
-//!        │  Signal, Kill ────────────────────────────────────────►   │  the deputy was sent a signal; end it
-//!        │  DeputyStopped ───────────────────────────────────────►   │  the deputy was stopped: stop the guest
-//!        │  ◄───────────────────────── GuestStopped, GuestContinued  │  the guest's job control, for the deputy
+//!        │  Signal, Kill ────────────────────────────────────────►   │  a deputy was sent a signal; end the whole job
+//!        │  DeputyStopped ───────────────────────────────────────►   │  a deputy was stopped: stop its process
+//!        │  ◄───────────────────────── GuestStopped, GuestContinued  │  the job control of a process, for its deputy
 //!        │  ◄─────────────────────────────────────────────── GoHome  │  please recall: this cannot be done away
-//!        │  ◄─────────────────────────────────────────────── Exited  │  the guest has ended; then Bye
+//!        │  ◄─────────────────────────────────────────────── Exited  │  a process has ended; after the last one Bye
 //!        │                                                           │
 //!  HOME  │  Recall ──────────────────────────────────────────────►   │  freeze the guest and send it
-//!        │  ◄───────────────────────────────── ImageData… ImageEnd   │  (or Exited, if it ended first; or Failed: it
+//!        │  ◄───────────────────────────────── ImageData… ImageEnd   │  (or Exited, if all ended first; or Failed: it
 //!        │                                                           │   goes on running there)
 //!        │      before this line any failure leaves the job at the host
 //!        │  Release ─────────────────────────────────────────────►   │  it runs at home: end the guest; then Bye
@@ -55,6 +55,13 @@
 //!   first instruction at home.
 //! - Who hears `Bye` answers it, and who has said and heard it closes the connection. Until then it reads on, because
 //!   closing with something unread resets the connection and may take with it what the other has not read yet.
+//! - A job is one or more processes of one or more threads. Processes and threads are named by their numbers in the
+//!   job's own PID namespace. `Call`, `Signal`, `DeputyStopped`, `GuestStopped`, `GuestContinued` and `Exited` are about
+//!   one process; all else is about the whole job. A process that has ended is in no later image. A `Signal` or
+//!   `DeputyStopped` for a process or thread that has ended crosses with its end, and is passed over.
+//! - Calls of different threads are under way at the same time; a thread makes one at a time. Signals and replies for one
+//!   process arrive in the order in which they happened at the origin.
+//! - A process whose deputy was killed at the origin is sent that as a `Signal`: `SIGKILL`.
 //! - Every `Call` is answered by exactly one `Reply`, even a cancelled one; a `Cancel` for a call that has been
 //!   answered is ignored. Ids of calls are never reused in a connection and 0 is invalid.
 //! - `ImageData` is a bulk kind: raw bytes of an image stream, cut anywhere; `ImageEnd` says how many there were.
@@ -74,7 +81,7 @@ use crate::{
 };
 
 /// Version of this protocol, as said in [`Hello`].
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Longest name, id, version or kernel release, in bytes.
 pub const NAME_MAX: usize = 256;
 /// Longest reason, in bytes. Longer ones are to be [`clip`]ped.
@@ -119,6 +126,14 @@ fn short(what: &str, text: &str, most: usize) -> Result<(), String> {
         length if length > most => Err(format!("its {what} has {length} bytes, the most is {most}")),
         _ if text.contains('\0') => Err(format!("its {what} has a NUL byte in it")),
         _ => Ok(()),
+    }
+}
+
+fn pid(number: i32) -> Result<(), String> {
+    if number > 0 {
+        Ok(())
+    } else {
+        Err(format!("{number} is not a PID"))
     }
 }
 
@@ -244,15 +259,15 @@ messages! {
     13 Reply(Reply),
     /// host → origin: interrupt this call.
     14 Cancel(Cancel),
-    /// origin → host: the deputy was sent this signal.
+    /// origin → host: a deputy was sent this signal.
     15 Signal(Signal),
-    /// host → origin: the guest was stopped by this signal.
+    /// host → origin: a process was stopped by this signal.
     16 GuestStopped(Stopped),
-    /// host → origin: the guest goes on after a stop.
-    17 GuestContinued,
-    /// origin → host: the deputy was stopped by this signal.
+    /// host → origin: a process goes on after a stop.
+    17 GuestContinued(Continued),
+    /// origin → host: a deputy was stopped by this signal.
     18 DeputyStopped(Stopped),
-    /// host → origin: the guest has ended.
+    /// host → origin: a process has ended.
     19 Exited(Exited),
     /// origin → host: freeze the guest and send it home.
     20 Recall,
@@ -455,9 +470,13 @@ pub struct Cancel {
 /// Size of the kernel's `siginfo_t` in bytes (include/uapi/asm-generic/siginfo.h, `SI_MAX_SIZE`).
 pub const SIGINFO: usize = 128;
 
-/// A signal that the deputy was sent.
+/// A signal that a deputy was sent.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal {
+    /// PID of the process.
+    pub process: i32,
+    /// TID of the one thread that it is for; 0: the process as a whole.
+    pub thread: i32,
     /// The kernel's `siginfo_t`, [`SIGINFO`] bytes.
     #[serde(with = "serde_bytes")]
     info: Vec<u8>,
@@ -465,8 +484,19 @@ pub struct Signal {
 
 impl Signal {
     /// From a `siginfo_t`, whose first field is the signal's number.
-    pub fn new(info: [u8; SIGINFO]) -> Signal {
-        Signal { info: info.into() }
+    pub fn new(process: i32, thread: i32, info: [u8; SIGINFO]) -> Signal {
+        Signal {
+            process,
+            thread,
+            info: info.into(),
+        }
+    }
+
+    /// `SIGKILL` for a process, from the kernel.
+    pub fn kill(process: i32) -> Signal {
+        let mut info = [0; SIGINFO];
+        info[..4].copy_from_slice(&9_i32.to_le_bytes());
+        Signal::new(process, 0, info)
     }
 
     /// The `siginfo_t`. All zero for a value that never was a valid message.
@@ -484,6 +514,8 @@ impl Signal {
 impl fmt::Debug for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signal")
+            .field("process", &self.process)
+            .field("thread", &self.thread)
             .field("number", &self.number())
             .finish_non_exhaustive()
     }
@@ -497,6 +529,10 @@ impl Payload for Signal {
                 self.info.len()
             ));
         }
+        pid(self.process)?;
+        if self.thread < 0 {
+            return Err(format!("{} is not a thread", self.thread));
+        }
         signal(self.number())
     }
 }
@@ -504,13 +540,29 @@ impl Payload for Signal {
 /// A process was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
+    /// Its PID.
+    pub process: i32,
     /// The number of the signal that did it.
     pub signal: i32,
 }
 
 impl Payload for Stopped {
     fn check(&self) -> Result<(), String> {
+        pid(self.process)?;
         signal(self.signal)
+    }
+}
+
+/// A process goes on after a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continued {
+    /// Its PID.
+    pub process: i32,
+}
+
+impl Payload for Continued {
+    fn check(&self) -> Result<(), String> {
+        pid(self.process)
     }
 }
 
@@ -528,9 +580,11 @@ pub enum ExitStatus {
     },
 }
 
-/// The guest has ended.
+/// A process has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exited {
+    /// Its PID.
+    pub process: i32,
     /// How.
     pub status: ExitStatus,
     /// CPU time at this host in user mode, in microseconds.
@@ -541,6 +595,7 @@ pub struct Exited {
 
 impl Payload for Exited {
     fn check(&self) -> Result<(), String> {
+        pid(self.process)?;
         match self.status {
             ExitStatus::Code(0..=255) => Ok(()),
             ExitStatus::Code(code) => Err(format!("{code} is not an exit status")),
@@ -604,6 +659,11 @@ mod tests {
     use super::*;
     use crate::call::Argument;
 
+    fn stopped(signal: i32) -> Stopped {
+        let process = 4711;
+        Stopped { process, signal }
+    }
+
     /// One of each, in the order of their numbers.
     fn samples() -> Vec<Message> {
         let reason = || Reason {
@@ -632,6 +692,7 @@ mod tests {
         let call = Call {
             id: 1,
             process: 4711,
+            thread: 4712,
             number: 39,
             arguments,
             segments: vec![],
@@ -662,11 +723,12 @@ mod tests {
                 outputs: vec![],
             }),
             Message::Cancel(Cancel { call: 1 }),
-            Message::Signal(Signal::new(info)),
-            Message::GuestStopped(Stopped { signal: 19 }),
-            Message::GuestContinued,
-            Message::DeputyStopped(Stopped { signal: 20 }),
+            Message::Signal(Signal::new(4711, 0, info)),
+            Message::GuestStopped(stopped(19)),
+            Message::GuestContinued(Continued { process: 4711 }),
+            Message::DeputyStopped(stopped(20)),
             Message::Exited(Exited {
+                process: 4711,
                 status,
                 user_us: 1,
                 system_us: 2,
@@ -689,7 +751,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_are_the_ones_of_protocol_1() {
+    fn the_numbers_are_the_ones_of_protocol_2() {
         let expected = [
             (1, "Welcome"),
             (2, "Hello"),
@@ -749,7 +811,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_of_protocol_1() {
+    fn the_bytes_are_those_of_protocol_2() {
         assert_eq!(encoded(&Message::Bye), b"");
         assert_eq!(
             encoded(&Message::Ping(Token { token: 0x0102 })),
@@ -760,7 +822,7 @@ mod tests {
             reason: "no".into(),
         });
         assert_eq!(encoded(&refuse), b"\x04\0\0\0\x02\0\0\0\0\0\0\0no");
-        assert_eq!(encoded(&samples()[14]).len(), 8 + SIGINFO);
+        assert_eq!(encoded(&samples()[14]).len(), 4 + 4 + 8 + SIGINFO);
     }
 
     #[test]
@@ -777,10 +839,26 @@ mod tests {
             ));
             assert_eq!(out, b"x");
         }
-        wrong(16, Stopped { signal: 0 }, Message::GuestStopped);
-        wrong(16, Stopped { signal: 65 }, Message::GuestStopped);
-        wrong(15, Signal { info: vec![1; 127] }, Message::Signal);
-        wrong(15, Signal::new([0; SIGINFO]), Message::Signal);
+        wrong(16, stopped(0), Message::GuestStopped);
+        wrong(16, stopped(65), Message::GuestStopped);
+        wrong(16, Stopped { process: 0, signal: 19 }, Message::GuestStopped);
+        wrong(17, Continued { process: -1 }, Message::GuestContinued);
+        let (process, thread) = (1, 0);
+        let info = vec![1; 127];
+        wrong(15, Signal { process, thread, info }, Message::Signal);
+        wrong(15, Signal::new(1, 0, [0; SIGINFO]), Message::Signal);
+        for (process, thread) in [(0, 0), (1, -1)] {
+            let kill = Signal::kill(1);
+            wrong(
+                15,
+                Signal {
+                    process,
+                    thread,
+                    ..kill
+                },
+                Message::Signal,
+            );
+        }
         wrong(14, Cancel { call: 0 }, Message::Cancel);
         wrong(
             11,
@@ -805,6 +883,7 @@ mod tests {
             wrong(
                 19,
                 Exited {
+                    process: 1,
                     status,
                     user_us: 0,
                     system_us: 0,

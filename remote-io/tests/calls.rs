@@ -973,6 +973,7 @@ fn forged_calls_are_refused() {
         let call = Call {
             id: 1,
             process: 1,
+            thread: 0,
             number: number as u32,
             arguments: six,
             segments,

@@ -6,8 +6,6 @@
 //! ```text
 //! 0x20000  gate     r-x  `syscall; ret` and the restorer's last steps: calls from this page pass the filter
 //! 0x21000  deputy   r-x  the loops of a deputy's threads
-//! 0x22000  stacks   rw-  one page for the signal thread, one for the executor
-//! 0x24000  block    rw-  the executor's request block, the signal thread's siginfo
 //! 0x28000  frame    rw-  the signal frame that the restorer returns through
 //! 0x40000  code     r-x  injected scripts
 //! 0x50000  data     rw-  their data
@@ -32,16 +30,8 @@ pub const GATE_PAGE: Range<u64> = START..START + PAGE;
 pub const TAIL: u64 = START + 0x100;
 /// The deputy's code page.
 pub const DEPUTY: u64 = 0x2_1000;
-/// Top of the signal thread's stack.
-pub const SIGNAL_STACK_TOP: u64 = 0x2_3000;
-/// Top of the executor's stack.
-pub const EXECUTOR_STACK_TOP: u64 = 0x2_4000;
-/// The executor's request block: the number and six arguments of the next call, each 8 bytes.
-pub const REQUEST: u64 = 0x2_4000;
-/// Where the signal thread puts the `siginfo_t` it fetched, and its full signal mask after it.
-pub const SIGNAL_INFO: u64 = 0x2_4800;
-/// Where the mask for `rt_sigtimedwait` is (8 bytes, all ones).
-pub const SIGNAL_MASK: u64 = 0x2_4900;
+/// First address after the gate and the deputy's page, which may be executed.
+pub const DEPUTY_END: u64 = DEPUTY + PAGE;
 /// The signal frame.
 pub const FRAME: Range<u64> = 0x2_8000..0x4_0000;
 /// Code of injected scripts.
@@ -54,10 +44,13 @@ pub const PAGE: u64 = 4096;
 /// The end of user space with four-level page tables.
 pub const USER_END: u64 = 0x7fff_ffff_f000;
 
-/// The reserved call by which an executor asks for work: `VRUN_NEXT(result of the last call)`. It returns 0 when the
-/// request block holds a call and [`EXECUTOR_EXIT`] when the thread is to end.
+/// The reserved call by which an executor asks for work: `VRUN_NEXT(result of the last call, request block)`. It returns 0
+/// when the request block holds a call, [`EXECUTOR_EXIT`] when the thread is to end, [`EXECUTOR_AGAIN`] when it is to ask
+/// again.
 pub const VRUN_NEXT: u32 = 0x7672;
-/// The reserved call by which a deputy's first thread hands over a signal: `VRUN_SIGNAL(number or -errno, siginfo)`.
+/// The reserved call by which a deputy's parked thread hands over a signal: `VRUN_SIGNAL(number or -errno, siginfo)`.
 pub const VRUN_SIGNAL: u32 = 0x7673;
 /// Answer to [`VRUN_NEXT`]: leave.
 pub const EXECUTOR_EXIT: i64 = 1;
+/// Answer to [`VRUN_NEXT`]: ask again.
+pub const EXECUTOR_AGAIN: i64 = 2;

@@ -93,10 +93,7 @@ impl Injection {
         }
         self.write(area::GATE, &gate)?;
         let writable = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        for (start, end) in [
-            (area::SIGNAL_STACK_TOP - area::PAGE, area::CODE.start),
-            (area::DATA.start, area::DATA.end),
-        ] {
+        for (start, end) in [(area::DEPUTY_END, area::CODE.start), (area::DATA.start, area::DATA.end)] {
             let result = self.call_at(instruction, libc::SYS_mprotect, [start, end - start, writable, 0, 0, 0])?;
             if result != 0 {
                 return Err(os("protect the vrun area in", tid, result));

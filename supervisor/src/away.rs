@@ -4,9 +4,9 @@
 //!   OFFER    client thread   connect, Hello, Offer, Accept            the job runs
 //!   IMAGE    main thread     freeze, describe, ImageData…, Prepared   the job stands still; any failure lets it go on
 //!   ─────────────────────────── Commit ────────────────────────────── the one hand-over
-//!   AWAY     receiver thread Call → deputy → Reply                    the guest runs
-//!            main thread     stops, signals, the end
-//!   HOME     main thread     Recall, image → the deputy's process, Release
+//!   AWAY     receiver thread Call → its process's deputy → Reply      the guest runs
+//!            main thread     stops, signals, the ends
+//!   HOME     main thread     Recall, image → the deputies' processes, Release
 //! ```
 //!
 //! If the connection breaks between `Commit` and `Running`, the origin lets its own copy go on. That is safe although
@@ -16,30 +16,34 @@
 use crate::capture::{self, CaptureError, Frozen};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
-use crate::deputy::{Correspondent, Deputy, DeputyError, Desk};
+use crate::deputy::{Correspondent, Deputy, DeputyError, Desk, Retired};
 use crate::guest::{GuestError, fill};
 use crate::notify::Listener;
 use crate::peers;
+use crate::proc::ProcDir;
 use crate::restore::{Home, Restored, Restorer};
 use crate::transfer::{ImageSink, ImageStream, Piece};
+use crate::undertaker::Undertaker;
+use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use vrun_image::state::{Host, Job};
+use vrun_image::state::{AreaKind, Host, Job, Process, SharedKind, SharedMemory};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
-use vrun_remote_io::message::{Message, Offer, Purpose, Reason, SIGINFO, Signal, clip};
-use vrun_shim::TraceError;
+use vrun_remote_io::message::{Exited, Message, Offer, Purpose, Reason, SIGINFO, Signal, Stopped, clip};
+use vrun_shim::{Injection, TraceError, Tracee};
 
 /// Frames of an image that may wait for the main thread.
 const AHEAD: usize = 4;
 /// Signals that end a lost job: nothing is left that could do something else about them.
 pub const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
-/// Calls of a guest that may be under way. One thread makes one at a time.
+/// Calls of a guest that may be under way, beside one for each thread.
 const CALLS: usize = 64;
 
 /// What identifies a job, beside its processes.
@@ -121,18 +125,25 @@ pub enum Incoming {
     Lost(String),
 }
 
+/// A process whose body is at another host.
+#[derive(Debug)]
+pub struct Member {
+    pub deputy: Arc<Deputy>,
+    /// Readable when the deputy has ended.
+    pub end: OwnedFd,
+    /// Where the command line and the environment are in the process.
+    arguments: Range<u64>,
+}
+
 /// A job whose body is at another host.
 #[derive(Debug)]
 pub struct Away {
-    pub deputy: Arc<Deputy>,
+    /// Those that have not ended, in the order of the job's image.
+    pub members: Vec<Member>,
     pub sender: Sender,
     /// As the user named it.
     pub host: String,
     courier: Arc<Courier>,
-    /// The PID of the guest.
-    process: i32,
-    /// Where the command line and the environment are in the process.
-    arguments: Range<u64>,
     pieces: mpsc::Receiver<Incoming>,
     /// Recalls that the host has not answered to their end. What still comes of one that was given up is passed over.
     owed: usize,
@@ -141,7 +152,7 @@ pub struct Away {
 }
 
 /// What else a move needs of the job.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "a function has nothing to show")]
 pub struct Office<'a> {
     pub config: &'a Config,
     pub identity: &'a Identity,
@@ -149,6 +160,8 @@ pub struct Office<'a> {
     pub desk: &'a Arc<Desk>,
     /// Tells the main thread that something waits in [`Away::take`].
     pub ring: Arc<dyn Ring>,
+    /// All processes of the job: host PIDs.
+    pub processes: &'a dyn Fn() -> Vec<i32>,
 }
 
 /// Wakes the main thread.
@@ -156,17 +169,30 @@ pub trait Ring: Send + Sync + std::fmt::Debug {
     fn ring(&self);
 }
 
-/// Carries what the deputy brings into the channel. While the body is on its way home, signals wait here: where it was
+/// A signal for a process, or for one thread of it.
+#[derive(Clone, Copy)]
+struct Letter {
+    process: i32,
+    thread: i32,
+    info: [u8; SIGINFO],
+}
+
+/// Carries what the deputies bring into the channel. While the body is on its way home, signals wait here: where it was
 /// they would come too late.
-#[derive(Debug)]
 pub struct Courier {
     sender: Sender,
-    held: Mutex<Option<Vec<[u8; SIGINFO]>>>,
+    held: Mutex<Option<Vec<Letter>>>,
     /// Numbers of signals that could not be sent.
     undelivered: Mutex<Vec<i32>>,
     /// Calls without a reply yet.
     calls: AtomicUsize,
     ring: Arc<dyn Ring>,
+}
+
+impl std::fmt::Debug for Courier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Courier").finish_non_exhaustive()
+    }
 }
 
 impl Courier {
@@ -184,7 +210,7 @@ impl Courier {
         self.undelivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<Vec<[u8; SIGINFO]>>> {
+    fn held(&self) -> MutexGuard<'_, Option<Vec<Letter>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -194,18 +220,18 @@ impl Courier {
     }
 
     /// What was kept so far.
-    fn kept(&self) -> Vec<[u8; SIGINFO]> {
+    fn kept(&self) -> Vec<Letter> {
         self.held().clone().unwrap_or_default()
     }
 
     /// From now on signals are sent, those that were kept first.
     fn let_go(&self) {
         let mut held = self.held();
-        held.take().into_iter().flatten().for_each(|info| self.send(info));
+        held.take().into_iter().flatten().for_each(|letter| self.send(letter));
     }
 
-    fn send(&self, info: [u8; SIGINFO]) {
-        let signal = Signal::new(info);
+    fn send(&self, Letter { process, thread, info }: Letter) {
+        let signal = Signal::new(process, thread, info);
         let number = signal.number();
         if let Err(error) = self.sender.send(&Message::Signal(signal)) {
             // Mostly one that came in between the guest's end and the deputy's.
@@ -213,7 +239,19 @@ impl Courier {
             self.undelivered().push(number);
             self.ring.ring();
         }
+        // A child that was stopped is a deputy that was stopped; most are not our own children, who are noticed.
+        if let Some(child) = stopped_child(&info) {
+            let _ = self.sender.send(&Message::DeputyStopped(child));
+        }
     }
+}
+
+/// The child whose stop this `siginfo_t` tells of (sigaction(2)): `si_signo`, `si_code`, `si_pid`, `si_status`.
+fn stopped_child(info: &[u8; SIGINFO]) -> Option<Stopped> {
+    let word = |at: usize| i32::from_le_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let (process, signal) = (word(16), word(24));
+    let stopped = word(0) == libc::SIGCHLD && word(8) == libc::CLD_STOPPED && process > 0;
+    (stopped && (1..=64).contains(&signal)).then_some(Stopped { process, signal })
 }
 
 impl Correspondent for Courier {
@@ -224,14 +262,22 @@ impl Correspondent for Courier {
         }
     }
 
-    fn signal(&self, info: [u8; SIGINFO]) {
+    fn signal(&self, process: i32, thread: i32, info: [u8; SIGINFO]) {
+        let letter = Letter { process, thread, info };
         // The lock is held while sending, so that none overtakes another.
         let mut held = self.held();
         match &mut *held {
-            Some(kept) => kept.push(info),
-            None => self.send(info),
+            Some(kept) => kept.push(letter),
+            None => self.send(letter),
         }
     }
+}
+
+/// While we trace them, processes may be killed. Without this that may only take longer to be noticed.
+fn watch(pids: &[i32]) -> Option<Undertaker> {
+    Undertaker::of(pids)
+        .inspect_err(|error| tracing::warn!("the ends of threads cannot be watched: {error}"))
+        .ok()
 }
 
 fn rolled_back(what: impl std::fmt::Display) -> ControlError {
@@ -252,26 +298,28 @@ impl From<CaptureError> for ControlError {
     }
 }
 
-/// Sends a process away. An error means that it runs on here.
-pub fn depart(pid: i32, departure: Departure, office: &Office<'_>) -> Result<(Away, Moved), ControlError> {
+/// Sends a job away. An error means that it runs on here.
+pub fn depart(departure: Departure, office: &Office<'_>) -> Result<(Away, Moved), ControlError> {
     let Departure {
         sender,
         mut receiver,
         host,
         asked,
     } = departure;
+    let undertaker = watch(&(office.processes)());
     let stopped = Instant::now();
-    let frozen = match capture::freeze(&|| vec![pid]) {
-        Ok(mut job) => job.processes.remove(0),
+    let frozen = match capture::freeze(office.processes) {
+        Ok(frozen) => frozen,
         Err(error) => {
             let _ = sender.send(&Message::Bye);
             return Err(error.into());
         }
     };
-    match send(&frozen, &sender, &mut receiver, &host, office) {
-        Ok(body) => {
+    match send(&frozen.processes, &sender, &mut receiver, &host, office) {
+        Ok(arguments) => {
             let downtime = stopped.elapsed();
-            let away = settle(frozen, sender, receiver, host, body, office)?;
+            let away = settle(frozen.processes, sender, receiver, host, arguments, office)?;
+            drop(undertaker);
             let micros = |duration: Duration| duration.as_micros() as u64;
             let bytes = away.sender.counters().sent;
             Ok((
@@ -294,48 +342,62 @@ pub fn depart(pid: i32, departure: Departure, office: &Office<'_>) -> Result<(Aw
     }
 }
 
-/// What of a process that has left has to be known of it.
-struct Body {
-    /// The PID of the guest, there and in its own eyes here.
-    process: i32,
-    /// Where its command line and its environment are.
-    arguments: Range<u64>,
-}
-
-/// From the frozen process to the running guest.
-fn send(
-    frozen: &Frozen,
-    sender: &Sender,
-    receiver: &mut Receiver,
-    host: &str,
-    office: &Office<'_>,
-) -> Result<Body, ControlError> {
-    let captured = capture::describe(std::slice::from_ref(frozen), vec![Vec::new()], &[])?;
-    let process = &captured.processes[0];
-    let directory = crate::proc::ProcDir::open(frozen.pid()).map_err(CaptureError::from)?;
-    if let Some(reason) = crate::attributes::timers::stay(&directory).map_err(CaptureError::from)? {
-        return Err(ControlError::refused(format!("the job cannot be moved now: {reason}")));
-    }
+/// Why processes cannot leave that can be saved.
+fn stays(process: &Process, shared: &[SharedMemory]) -> Option<String> {
+    let pid = process.pid;
     if process.signals.interval_timers[1..]
         .iter()
         .any(|timer| timer.value != 0)
     {
-        return Err(ControlError::refused(
-            "the job cannot be moved now: it has a timer that counts its CPU time",
-        ));
+        return Some(format!("process {pid} has a timer that counts its CPU time"));
     }
-    let body = Body {
-        process: process.pid,
-        arguments: process.memory.layout.arg_start..process.memory.layout.env_end,
-    };
-    let job = office
+    process.memory.areas.iter().find_map(|area| {
+        let AreaKind::Shared { object, .. } = area.kind else {
+            return None;
+        };
+        let what = match &shared.get(object as usize)?.kind {
+            SharedKind::Anonymous { .. } | SharedKind::Unnamed { .. } | SharedKind::File { written: false, .. } => {
+                return None;
+            }
+            SharedKind::Open { .. } => "memory that it has open as a file too, through which it could be changed",
+            SharedKind::File { .. } => "a file, which others could change",
+            SharedKind::SystemV { .. } => "System V shared memory, which others could attach",
+        };
+        Some(format!("process {pid} has mapped, shared and writable, {what}"))
+    })
+}
+
+/// From the frozen processes to the running guest. Gives where the command line and the environment of each are.
+fn send(
+    frozen: &[Frozen],
+    sender: &Sender,
+    receiver: &mut Receiver,
+    host: &str,
+    office: &Office<'_>,
+) -> Result<Vec<Range<u64>>, ControlError> {
+    let description = capture::describe(frozen, vec![Vec::new(); frozen.len()], &[])?;
+    for process in frozen {
+        let directory = ProcDir::open(process.pid()).map_err(CaptureError::from)?;
+        if let Some(reason) = crate::attributes::timers::stay(&directory).map_err(CaptureError::from)? {
+            return Err(ControlError::refused(format!("the job cannot be moved now: {reason}")));
+        }
+    }
+    let reason = |process: &Process| stays(process, &description.shared);
+    if let Some(reason) = description.processes.iter().find_map(reason) {
+        return Err(ControlError::refused(format!("the job cannot be moved now: {reason}")));
+    }
+    let arguments = |process: &Process| process.memory.layout.arg_start..process.memory.layout.env_end;
+    let arguments = description.processes.iter().map(arguments).collect();
+    let first = frozen.first().map_or(0, Frozen::pid);
+    let mut job = office
         .identity
-        .image(office.config, frozen.pid(), Vec::new(), vec![process.clone()])
+        .image(office.config, first, Vec::new(), description.processes.clone())
         .map_err(rolled_back)?;
+    job.shared.clone_from(&description.shared);
     let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
     let write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {
         writer.job(&job)?;
-        capture::dump(std::slice::from_ref(frozen), &captured, |process, start, bytes| {
+        capture::dump(frozen, &description, |process, start, bytes| {
             writer.pages(process, start, bytes).map_err(GuestError::from)
         })
     };
@@ -358,47 +420,53 @@ fn send(
     // The hand-over. See the module's documentation for what a failure between these two means.
     sender.send(&Message::Commit).map_err(rolled_back)?;
     match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
-        Ok(Frame::Message(Message::Running(_))) => Ok(body),
+        Ok(Frame::Message(Message::Running(_))) => Ok(arguments),
         Ok(other) => Err(rolled_back(peers::out_of_place(host, &other))),
         Err(error) => Err(rolled_back(error)),
     }
 }
 
-/// Makes the deputy and starts to serve the guest.
+/// Makes the deputies and starts to serve the guest.
 fn settle(
-    frozen: Frozen,
+    frozen: Vec<Frozen>,
     sender: Sender,
     receiver: Receiver,
     host: String,
-    Body { process, arguments }: Body,
+    arguments: Vec<Range<u64>>,
     office: &Office<'_>,
 ) -> Result<Away, ControlError> {
     let lost = |error: &dyn std::fmt::Display| {
         let _ = sender.send(&Message::Kill);
-        ControlError::refused(format!("the job is lost: its deputy could not be made: {error}"))
+        ControlError::refused(format!("the job is lost: its deputies could not be made: {error}"))
     };
     let courier = Courier::new(&sender, Arc::clone(&office.ring));
-    let injection = frozen.into_injections().remove(0);
-    let deputy = Deputy::settle(
-        injection,
-        arguments.clone(),
-        Arc::clone(office.listener),
-        courier.clone(),
-    )
-    .map_err(|error| match error {
-        DeputyError::Trace(TraceError::Gone(_)) => {
-            let _ = sender.send(&Message::Kill);
-            just_ended()
+    let pids: Vec<i32> = frozen.iter().map(Frozen::pid).collect();
+    let mut members = Vec::with_capacity(frozen.len());
+    let mut threads = 0;
+    for (process, arguments) in frozen.into_iter().zip(arguments) {
+        let pid = process.pid();
+        let tracees: Vec<_> = process.into_injections().into_iter().map(Injection::keep).collect();
+        threads += tracees.len();
+        match Member::settle(&tracees, arguments, &pids, &courier, office) {
+            Ok(member) => members.push(member),
+            // It was killed in between.
+            Err(DeputyError::Trace(TraceError::Gone(_))) => {
+                let kill = Signal::kill(pid);
+                sender.send(&Message::Signal(kill)).map_err(|error| lost(&error))?;
+            }
+            Err(error) => return Err(lost(&error)),
         }
-        error => lost(&error),
-    })?;
-    office.desk.seat(Some(Arc::clone(&deputy)));
+    }
+    if members.is_empty() {
+        let _ = sender.send(&Message::Kill);
+        return Err(just_ended());
+    }
     sender.be_patient().map_err(|error| lost(&error))?;
     let (post, pieces) = mpsc::sync_channel(AHEAD);
     let reception = Reception {
         desk: Arc::clone(office.desk),
         courier: Arc::clone(&courier),
-        process,
+        most: threads + CALLS,
         post,
         ring: Arc::clone(&office.ring),
     };
@@ -407,24 +475,41 @@ fn settle(
         .spawn(move || reception.serve(receiver))
         .map_err(|error| lost(&error))?;
     Ok(Away {
-        deputy,
+        members,
         sender,
         host,
         courier,
-        process,
-        arguments,
         pieces,
         owed: 0,
         lost: None,
     })
 }
 
-/// The channel's receiver: calls go to the deputy, everything else to the main thread.
+impl Member {
+    /// Makes a deputy of a stopped process and has it served. `pids` are all processes of the job.
+    fn settle(
+        tracees: &[Tracee],
+        arguments: Range<u64>,
+        pids: &[i32],
+        courier: &Arc<Courier>,
+        office: &Office<'_>,
+    ) -> Result<Self, DeputyError> {
+        let pid = tracees.first().map_or(0, |leader| leader.tid());
+        let end = crate::sys::pidfd(pid).map_err(|_| TraceError::Gone(pid))?;
+        let adopted = !pids.contains(&ProcDir::open(pid)?.stat()?.parent);
+        let (desk, listener) = (office.desk, office.listener);
+        let deputy = Deputy::settle(tracees, &arguments, adopted, desk, listener, courier.clone())?;
+        desk.seat(&deputy);
+        Ok(Self { deputy, end, arguments })
+    }
+}
+
+/// The channel's receiver: calls go to the deputies, everything else to the main thread.
 struct Reception {
     desk: Arc<Desk>,
     courier: Arc<Courier>,
-    /// The PID of the guest, there and in its own eyes here.
-    process: i32,
+    /// Calls that may be under way.
+    most: usize,
     post: mpsc::SyncSender<Incoming>,
     ring: Arc<dyn Ring>,
 }
@@ -439,9 +524,7 @@ impl Reception {
                     Err(reason) => Incoming::Lost(reason),
                 },
                 Ok(Piece::Said(Message::Cancel(cancel))) => {
-                    if let Some(deputy) = self.desk.deputy() {
-                        deputy.cancel(cancel.call);
-                    }
+                    self.desk.cancel(cancel.call);
                     continue;
                 }
                 Ok(Piece::Said(Message::Ping(token))) => {
@@ -469,14 +552,14 @@ impl Reception {
         }
     }
 
-    /// Gives a call to the deputy. An error is a host that does not keep to the protocol.
+    /// Gives a call to its deputy. An error is a host that does not keep to the protocol.
     fn call(&self, call: Call) -> Result<(), String> {
-        if self.courier.calls.fetch_add(1, Ordering::Relaxed) >= CALLS {
-            return Err(format!("it has made more than {CALLS} calls at a time"));
+        if self.courier.calls.fetch_add(1, Ordering::Relaxed) >= self.most {
+            return Err(format!("it has made more than {} calls at a time", self.most));
         }
-        match self.desk.deputy() {
-            Some(deputy) if call.process == self.process => deputy.submit(call),
-            _ => self.courier.reply(Reply {
+        match self.desk.deputy(call.process) {
+            Some(deputy) => deputy.submit(call),
+            None => self.courier.reply(Reply {
                 id: call.id,
                 result: -i64::from(libc::EINVAL),
                 outputs: Vec::new(),
@@ -507,6 +590,15 @@ impl Away {
         undelivered.into_iter().find(|number| ENDING.contains(number))
     }
 
+    /// Takes a process out that has ended, by the PID that the job sees.
+    pub fn remove(&mut self, process: i32, desk: &Desk) {
+        let ended = |member: &mut Member| member.deputy.process() == process;
+        for member in self.members.extract_if(.., ended) {
+            member.deputy.close();
+            desk.leave(&member.deputy);
+        }
+    }
+
     /// Brings the job back. After `Ok` it runs here and this is over; after an error it is still away, unless
     /// [`Away::lost`] or the message says otherwise.
     pub fn bring_home(&mut self, office: &Office<'_>) -> Result<Moved, HomeError> {
@@ -523,23 +615,28 @@ impl Away {
         let before = self.sender.counters().received;
         self.owed += 1;
         let (pieces, owed, patience) = (&self.pieces, &mut self.owed, office.config.timeouts.answer);
-        let mut ended = None;
+        let mut left = self.members.len();
+        let ended = RefCell::new(Vec::new());
         let mut gone = None;
-        let mut stop = None;
+        let mut stops = Vec::new();
         let next = || loop {
             match pieces.recv_timeout(patience) {
                 // These may cross with our Recall.
-                Ok(Incoming::Piece(Piece::Said(Message::GuestStopped(stopped)))) => stop = Some(stopped.signal),
-                Ok(Incoming::Piece(Piece::Said(Message::GoHome(_) | Message::GuestContinued))) => {}
+                Ok(Incoming::Piece(Piece::Said(Message::GuestStopped(stopped)))) => stops.push(stopped.process),
+                Ok(Incoming::Piece(Piece::Said(Message::GoHome(_) | Message::GuestContinued(_)))) => {}
+                Ok(Incoming::Piece(Piece::Said(Message::Exited(exited)))) => {
+                    ended.borrow_mut().push(exited);
+                    left = left.saturating_sub(1);
+                    if left == 0 {
+                        return Ok(Piece::Said(Message::Exited(exited)));
+                    }
+                }
                 Ok(Incoming::Piece(piece)) => {
                     let ours = *owed == 1;
-                    match &piece {
-                        Piece::Said(Message::Exited(exited)) => ended = Some(*exited),
-                        Piece::Said(Message::ImageEnd(_) | Message::Failed(_)) => *owed = owed.saturating_sub(1),
-                        _ if !ours => continue,
-                        _ => {}
+                    if let Piece::Said(Message::ImageEnd(_) | Message::Failed(_)) = &piece {
+                        *owed = owed.saturating_sub(1);
                     }
-                    if ours || ended.is_some() {
+                    if ours {
                         return Ok(piece);
                     }
                 }
@@ -552,30 +649,30 @@ impl Away {
             }
         };
         let mut stream = ImageStream::new(next);
-        let result = rebuild(
-            &mut stream,
-            &self.deputy,
-            &self.courier,
-            (&office.identity.id, self.process),
-        );
+        let pids: Vec<i32> = self.members.iter().map(|member| member.deputy.pid()).collect();
+        let _undertaker = watch(&pids);
+        let result = rebuild(&mut stream, &self.members, &ended, &self.courier, office);
         let interruption = stream.interruption.take();
         drop(stream);
+        let ended = ended.into_inner();
         self.lost = gone.or(self.lost.take());
-        if let Some(exited) = ended {
-            return Err(HomeError::Ended(exited));
-        }
         match result {
             Ok(restored) => {
                 // The host is told first: from here on only this copy runs.
                 if let Err(error) = self.sender.send(&Message::Release) {
                     tracing::warn!("cannot tell {} to end the guest: {error}", self.host);
                 }
-                office.desk.seat(None);
-                if stop.is_some() {
-                    // It was stopped when it was frozen, and stays so.
-                    let _ = crate::sys::kill(self.deputy.pid(), libc::SIGSTOP);
+                ended.iter().for_each(|exited| self.end_one(exited, office.desk));
+                for member in &self.members {
+                    office.desk.leave(&member.deputy);
+                    if stops.contains(&member.deputy.process()) {
+                        // It was stopped when it was frozen, and stays so.
+                        let _ = crate::sys::kill(member.deputy.pid(), libc::SIGSTOP);
+                    }
                 }
-                restored.release().map_err(|error| HomeError::Lost(error.to_string()))?;
+                for process in restored {
+                    process.release().map_err(|error| HomeError::Lost(error.to_string()))?;
+                }
                 let elapsed = started.elapsed().as_micros() as u64;
                 let bytes = self.sender.counters().received - before;
                 Ok(Moved {
@@ -584,14 +681,16 @@ impl Away {
                     downtime_us: elapsed,
                 })
             }
+            Err((_, rest)) if ended.len() == self.members.len() => {
+                self.settle_again(rest, office)?;
+                Err(HomeError::Ended(ended))
+            }
             Err((error, rest)) => {
                 let reason = match interruption {
                     Some(Message::Failed(Reason { reason })) => format!("{} could not send it: {reason}", self.host),
                     _ => error,
                 };
-                if let Some(injection) = rest {
-                    self.settle_again(*injection, office)?;
-                }
+                self.settle_again(rest, office)?;
                 let told = self.sender.send(&Message::Resume(Reason {
                     reason: clip(reason.clone()),
                 }));
@@ -599,13 +698,18 @@ impl Away {
                     self.lost.get_or_insert(error.to_string());
                 }
                 self.courier.let_go();
-                Err(match &self.lost {
-                    Some(reason) => HomeError::StillAway(self.is_lost(reason)),
-                    None => failed(format!(
-                        "the job could not be brought home: {reason}; it goes on at {}",
-                        self.host
-                    )),
-                })
+                let error = match &self.lost {
+                    Some(reason) => self.is_lost(reason),
+                    None => ControlError::new(
+                        ErrorCode::RolledBack,
+                        format!(
+                            "the job could not be brought home: {reason}; it goes on at {}",
+                            self.host
+                        ),
+                    ),
+                };
+                ended.iter().for_each(|exited| self.end_one(exited, office.desk));
+                Err(HomeError::StillAway(error))
             }
         }
     }
@@ -618,18 +722,39 @@ impl Away {
         ControlError::new(ErrorCode::Unreachable, message)
     }
 
-    /// Makes a deputy again of a process that could not become the program again.
-    fn settle_again(&mut self, injection: vrun_shim::Injection, office: &Office<'_>) -> Result<(), HomeError> {
-        office.desk.seat(None);
-        let deputy = Deputy::settle(
-            injection,
-            self.arguments.clone(),
-            Arc::clone(office.listener),
-            self.courier.clone(),
-        )
-        .map_err(|error| HomeError::Lost(error.to_string()))?;
-        office.desk.seat(Some(Arc::clone(&deputy)));
-        self.deputy = deputy;
+    /// A process of the guest has ended: its deputy, which its parent knows, ends in the same way.
+    pub fn end_one(&mut self, exited: &Exited, desk: &Desk) {
+        let of = |member: &&Member| member.deputy.process() == exited.process;
+        let Some(member) = self.members.iter().find(of) else {
+            return;
+        };
+        let pid = member.deputy.pid();
+        // While it is served, or its threads could not be stopped.
+        match member.deputy.end(exited.status) {
+            Ok(()) | Err(DeputyError::Trace(TraceError::Gone(_))) => {}
+            Err(error) => {
+                tracing::error!("deputy {pid} cannot end as the guest did: {error}");
+                let _ = crate::sys::kill(pid, libc::SIGKILL);
+            }
+        }
+        self.remove(exited.process, desk);
+    }
+
+    /// Makes deputies again of processes that could not become the program again.
+    fn settle_again(&mut self, retired: Vec<(i32, Vec<Retired>)>, office: &Office<'_>) -> Result<(), HomeError> {
+        let pids: Vec<i32> = self.members.iter().map(|member| member.deputy.pid()).collect();
+        for (pid, threads) in retired {
+            let Some(member) = self.members.iter_mut().find(|member| member.deputy.pid() == pid) else {
+                continue;
+            };
+            office.desk.leave(&member.deputy);
+            let tracees: Vec<_> = threads.iter().map(|thread| thread.tracee).collect();
+            match Member::settle(&tracees, member.arguments.clone(), &pids, &self.courier, office) {
+                Ok(again) => *member = again,
+                Err(DeputyError::Trace(TraceError::Gone(_))) => {}
+                Err(error) => return Err(HomeError::Lost(error.to_string())),
+            }
+        }
         Ok(())
     }
 }
@@ -639,21 +764,27 @@ impl Away {
 pub enum HomeError {
     /// It goes on where it is.
     StillAway(ControlError),
-    /// It ended first.
-    Ended(vrun_remote_io::message::Exited),
+    /// All of it ended first.
+    Ended(Vec<Exited>),
     /// Nothing is left of it.
     Lost(String),
 }
 
-type Rebuilt = Result<Restored, (String, Option<Box<vrun_shim::Injection>>)>;
+/// On failure the processes are given back that are deputies no more, by host PID.
+type Rebuilt = Result<Vec<Restored>, (String, Vec<(i32, Vec<Retired>)>)>;
 
-/// From the image on its way to the rebuilt process, which is held before its first instruction. On failure the process
-/// is given back, if it was a deputy no more.
-fn rebuild<F>(image: &mut ImageStream<F>, deputy: &Deputy, courier: &Courier, expected: (&str, i32)) -> Rebuilt
+/// From the image on its way to the rebuilt processes, which are held before their first instructions.
+fn rebuild<F>(
+    image: &mut ImageStream<F>,
+    members: &[Member],
+    ended: &RefCell<Vec<Exited>>,
+    courier: &Courier,
+    office: &Office<'_>,
+) -> Rebuilt
 where
     F: FnMut() -> io::Result<Piece>,
 {
-    let early = |error: &dyn std::fmt::Display| (error.to_string(), None);
+    let early = |error: &dyn std::fmt::Display| (error.to_string(), Vec::new());
     let unreadable = |error: vrun_image::Error| early(&GuestError::from(error));
     let mut reader = Reader::new(image).map_err(unreadable)?;
     let mut job = match reader.next() {
@@ -661,36 +792,69 @@ where
         Ok(_) => return Err(early(&"the image begins with something else than a job")),
         Err(error) => return Err(unreadable(error)),
     };
-    let [process] = job.processes.as_mut_slice() else {
-        return Err(early(&"the image is not of one process"));
-    };
-    if (job.id.as_str(), process.pid) != expected {
+    if job.id != office.identity.id {
         return Err(early(&"the image is of another job"));
     }
-    // A guest that is frozen has made none, and the executor could not be retired from it.
+    let deputy = |process: &Process| members.iter().find(|member| member.deputy.process() == process.pid);
+    let pairs: Option<Vec<_>> = job
+        .processes
+        .iter()
+        .map(|process| Some(deputy(process)?.deputy.clone()))
+        .collect();
+    let deputies = match pairs {
+        Some(deputies) if !deputies.is_empty() => deputies,
+        _ => return Err(early(&"the image is of other processes")),
+    };
+    if deputies.len() + ended.borrow().len() != members.len() {
+        return Err(early(&"the image is not of all processes"));
+    }
+    // A guest that is frozen has made none, and no executor could be retired from it.
     if courier.calls.load(Ordering::Relaxed) != 0 {
         return Err(early(&"a call of the guest is still under way"));
     }
-    let injection = deputy.retire().map_err(|error| early(&error))?;
-    // Neither can a signal be fetched any more: these are all that the guest did not get.
-    process
-        .signals
-        .pending
-        .extend(courier.kept().iter().map(|info| info.to_vec()));
-    let tracee = injection.keep();
-    let fallback = |error: String| match vrun_shim::Injection::begin(tracee) {
-        Ok(injection) => (error, Some(Box::new(injection))),
-        Err(_) => (error, None),
-    };
-    let build = || -> Result<Restored, GuestError> {
-        let restorer = Restorer::begin(tracee, process, Home::Deputy)?;
-        fill(&restorer, &mut reader)?;
+    let mut retired: Vec<(i32, Vec<Retired>)> = Vec::with_capacity(deputies.len());
+    for deputy in &deputies {
+        match deputy.retire() {
+            Ok(threads) => retired.push((deputy.pid(), threads)),
+            Err(error) => return Err((error.to_string(), retired)),
+        }
+    }
+    // No signal can be fetched any more: these are all that the guest did not get.
+    for Letter { process, thread, info } in courier.kept() {
+        let Some(process) = job.processes.iter_mut().find(|one| one.pid == process) else {
+            continue;
+        };
+        match process.threads.iter_mut().find(|one| one.tid == thread) {
+            Some(thread) => thread.pending.push(info.to_vec()),
+            None => process.signals.pending.push(info.to_vec()),
+        }
+    }
+    let build = || -> Result<Vec<Restored>, GuestError> {
+        let mut restorers = Vec::with_capacity(deputies.len());
+        for (process, (_, threads)) in job.processes.iter().zip(&retired) {
+            restorers.push(Restorer::begin(threads[0].tracee, process, Home::Deputy)?);
+        }
+        fill(&restorers, &mut reader)?;
         let rest = reader.into_inner();
         rest.expect_end()
             .map_err(|error| GuestError::Io("receive the image", error))?;
-        Ok(restorer.finish(process, &[])?)
+        let mut restored = Vec::with_capacity(deputies.len());
+        for ((restorer, process), (_, threads)) in restorers.into_iter().zip(&job.processes).zip(&retired) {
+            let parked = process.threads.iter().skip(1).map(|thread| {
+                let found = threads.iter().find(|parked| parked.tid == thread.tid);
+                found.map(|parked| parked.tracee).ok_or(GuestError::Thread(thread.tid))
+            });
+            let parked = parked.collect::<Result<Vec<_>, _>>()?;
+            restored.push(restorer.finish(process, &parked)?);
+        }
+        // Threads that the program has ended meanwhile.
+        for ((deputy, process), (_, threads)) in deputies.iter().zip(&job.processes).zip(&mut retired.clone()) {
+            threads.retain(|parked| process.threads.iter().all(|thread| thread.tid != parked.tid));
+            deputy.dismiss(threads).map_err(GuestError::Deputy)?;
+        }
+        Ok(restored)
     };
-    build().map_err(|error| fallback(error.to_string()))
+    build().map_err(|error| (error.to_string(), retired.clone()))
 }
 
 /// Runs in a client's thread: everything of a move that does not need the job to stand still.

@@ -217,14 +217,15 @@ impl FrozenJob {
 }
 
 /// What the processes are. `slots[i]` are those of `processes[i]`, empty when they stay where they are. Areas within
-/// `hidden` are not the program's.
-pub fn describe(processes: &[Frozen], slots: Vec<Vec<Slot>>, hidden: &[Range<u64>]) -> Result<Description> {
+/// `hidden[i]`, if there is one, are not the program's.
+pub fn describe(processes: &[Frozen], slots: Vec<Vec<Slot>>, hidden: &[Vec<Range<u64>>]) -> Result<Description> {
     let mut description = Description {
         processes: Vec::new(),
         shared: Vec::new(),
         areas: Vec::new(),
     };
-    for (frozen, slots) in processes.iter().zip(slots) {
+    let hidden = hidden.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]));
+    for ((frozen, slots), hidden) in processes.iter().zip(slots).zip(hidden) {
         let (process, areas) = frozen.describe(slots, hidden)?;
         description.processes.push(process);
         description.areas.push(areas);

@@ -1,42 +1,56 @@
 //! The deputy: what stays of a process at its origin after its body moved.
 //!
 //! ```text
-//!   Frozen ──settle──► memory emptied, executor cloned, first thread in its signal loop, detached
+//!   stopped threads ──settle──► memory emptied, foreman cloned, the process's own threads parked, detached
 //!
-//!   channel ── Call ──► submit ──► answer VRUN_NEXT ──► the executor makes the call ──► VRUN_NEXT(result) ──► Reply
+//!   channel ── Call ──► submit ──► answer VRUN_NEXT ──► an executor makes the call ──► VRUN_NEXT(result) ──► Reply
 //!   channel ── Cancel ► interrupt: the call returns with the kernel's restart code
 //!   VRUN_SIGNAL(info) ► Signal
 //!
-//!   come home: retire (the executor leaves, the first thread stops) ──► an Injection for the restorer
+//!   come home: retire (foreman and executors leave, the parked threads stop) ──► the restorer
 //! ```
 //!
-//! The executor is traced by a thread of its own, the *usher*, and only while it is to be interrupted or to leave: an
-//! executor that waits for work stops only with its next order, so whoever waits for that stop must hold up nobody.
+//! **Threads.** The process's own threads stay, each under its TID, and fetch signals: the leader all of them, the others
+//! what may be meant for one thread. They leave real-time signals to the leader (but for those of timers that signal a
+//! thread), because two threads that fetch such signals at once may hand them over in the wrong order. The calls are made
+//! by *executors*, as many as there are calls at a time, at most one for each thread of the process. The first of them
+//! that is needed, and every further one, is cloned by the *foreman*, the one thread that is not confined, which does
+//! nothing but that.
+//!
+//! **Interrupting.** An executor is traced by a thread of ours, the *usher*, and only while it is to be interrupted or to
+//! leave. One that has no call any more would stop only with its next order: it is told to ask again, so that the usher
+//! never waits for long.
 //!
 //! Every door call is answered by the thread that holds what it waits for; there is no lock order beyond the one
-//! mutex. Invariants: at most one call is with the executor; `parked` is the notification of an executor that waits for
+//! mutex. Invariants: at most one call is with an executor; `parked` is the notification of one that waits for
 //! work, and then no call is current.
 
 use crate::memory::{MemoryError, TargetMemory};
 use crate::notify::{Listener, Notification};
 use crate::proc::{ProcDir, ProcError};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::thread;
+use std::time::Duration;
 use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::executor::{self, Plan};
 use vrun_remote_io::message::ExitStatus;
-use vrun_shim::deputy::DeputyCode;
+use vrun_shim::deputy::{DeputyCode, SLOT, SLOT_MASK};
+use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Expect, Injection, Script, Status, TraceError, Tracee, area};
 
 /// Room for one call's buffers: the largest call and the alignment of its segments.
 const SCRATCH: u64 = (vrun_remote_io::call::MAX_BYTES as u64 + 128 * 1024).next_multiple_of(area::PAGE);
-/// Where the scratch memory is: an emptied process has nothing there.
-const SCRATCH_START: u64 = 0x1000_0000_0000;
-/// The same as a range: whatever of ours outlives a program's memory must lie elsewhere.
-pub(crate) const SCRATCH_AREA: Range<u64> = SCRATCH_START..SCRATCH_START + SCRATCH;
+/// Bytes of a station: its page, and the room for its calls. The foreman's, the first, has no room.
+const STATION: u64 = area::PAGE + SCRATCH;
+/// Where the slots of the parked threads are: an emptied process has nothing there.
+const SLOTS: u64 = 0x1000_0000_0000;
+/// Where the stations are.
+const STATIONS: u64 = 0x1001_0000_0000;
+/// All of that: whatever of ours outlives a program's memory must lie elsewhere.
+pub(crate) const SCRATCH_AREA: Range<u64> = SLOTS..0x1100_0000_0000;
 /// The kernel's code for "restart this call, whatever the signal's handler says of it" (`include/linux/errno.h`).
 const ERESTARTSYS: i64 = -512;
 /// The same, but `EINTR` if a handler runs.
@@ -45,8 +59,13 @@ const EINTR: i64 = -(libc::EINTR as i64);
 
 /// The signals that a call sends to the thread that makes it.
 const RAISED: u64 = 1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGXFSZ - 1);
-/// Where the executor puts one of them, in the scratch memory.
+/// Where the executor puts one of them, in its scratch memory.
 const FETCHED: u64 = 64;
+/// What a parked thread other than the leader fetches: signals that do not queue, and the two of the C library's own that
+/// are only ever sent to a thread.
+const UNQUEUED: u64 = (1 << 33) - 1;
+/// How often it is looked whether a process still lives whose executors are waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeputyError {
@@ -66,96 +85,216 @@ pub enum DeputyError {
 
 type Result<T> = std::result::Result<T, DeputyError>;
 
-/// Takes what the executor brings back, and the signals.
+/// Takes what the executors bring back, and the signals.
 pub trait Correspondent: Send + Sync {
     /// The answer to a call.
     fn reply(&self, reply: Reply);
-    /// Somebody sent the process a signal.
-    fn signal(&self, info: [u8; 128]);
+    /// Somebody sent the process a signal, or one of its threads (else 0): numbers as the job sees them.
+    fn signal(&self, process: i32, thread: i32, info: [u8; SIGINFO]);
 }
 
 /// A deputy at work. Shared by the thread at the notification door, the channel's receiver and the main thread.
 pub struct Deputy {
     pid: i32,
-    executor: i32,
+    /// Its PID as the job sees it.
+    process: i32,
+    /// Parked, the leader first.
+    threads: Vec<ParkedThread>,
     code: DeputyCode,
     memory: TargetMemory,
     listener: Arc<Listener>,
     correspondent: Arc<dyn Correspondent>,
-    /// The executor's filter, as the kernel reads it.
+    /// The executors' filter, as the kernel reads it.
     confinement: Vec<u8>,
     usher: mpsc::Sender<Errand>,
     state: Mutex<State>,
+    /// One more has been told to leave.
+    come: Condvar,
 }
 
-/// What the usher is to do.
+#[derive(Clone, Copy, Debug)]
+struct ParkedThread {
+    tid: i32,
+    /// As the job sees it.
+    inner: i32,
+}
+
+/// A parked thread of a retired deputy, stopped and traced.
+#[derive(Clone, Copy, Debug)]
+pub struct Retired {
+    pub tracee: Tracee,
+    /// Its TID as the job sees it.
+    pub tid: i32,
+}
+
+/// What an usher is to do.
+#[derive(Debug)]
 enum Errand {
-    /// Make the executor's call return, if it is still the one to be cancelled.
-    Interrupt,
-    /// Wait for the end of the executor, and say so.
-    SeeOut(mpsc::Sender<()>),
+    /// Make the call at a station return, if it is still the one to be cancelled.
+    Interrupt(Weak<Deputy>, usize, u64),
+    /// Wait for the end of these threads, and say so.
+    SeeOut(Vec<i32>, mpsc::Sender<()>),
 }
 
-/// The deputy that the thread at the door serves at the moment. Between a deputy's first call and its registration here
+/// The deputies that the thread at the door serves at the moment. Between a deputy's first call and its registration here
 /// its calls wait.
 #[derive(Debug, Default)]
 pub struct Desk {
-    seat: Mutex<(Option<Arc<Deputy>>, Vec<Notification>)>,
+    seats: Mutex<Seats>,
+    usher: OnceLock<mpsc::Sender<Errand>>,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    /// By host PID.
+    deputies: HashMap<i32, Arc<Deputy>>,
+    /// By the PID that the job sees.
+    processes: HashMap<i32, i32>,
+    /// Host PIDs by host TID, of threads that have called before.
+    threads: HashMap<i32, i32>,
+    waiting: Vec<Notification>,
+}
+
+impl Seats {
+    /// The deputy that this thread belongs to.
+    fn of(&mut self, tid: i32) -> Option<Arc<Deputy>> {
+        let pid = match self.threads.get(&tid) {
+            Some(pid) => *pid,
+            None => {
+                let pid = group_of(tid)?;
+                if self.deputies.contains_key(&pid) {
+                    self.threads.insert(tid, pid);
+                }
+                pid
+            }
+        };
+        self.deputies.get(&pid).cloned()
+    }
+}
+
+/// The process of a thread: host numbers.
+fn group_of(tid: i32) -> Option<i32> {
+    let status = ProcDir::open(tid).and_then(|directory| directory.read("status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    group.trim().parse().ok()
 }
 
 impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a notification if it comes from a deputy's code. To be called by the thread at the door.
     pub fn door(&self, notification: &Notification) -> bool {
         let code = area::DEPUTY..area::DEPUTY + area::PAGE;
         if !code.contains(&notification.instruction_pointer) {
             return false;
         }
-        let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
-        match seat.0.clone() {
+        let mut seats = self.lock();
+        match seats.of(notification.pid) {
             Some(deputy) => {
-                drop(seat);
+                drop(seats);
                 deputy.door(notification);
             }
-            None => seat.1.push(*notification),
+            None => seats.waiting.push(*notification),
         }
         true
     }
 
-    /// The one that is served.
-    pub fn deputy(&self) -> Option<Arc<Deputy>> {
-        self.seat.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    /// The deputy of this process, by the PID that the job sees.
+    pub fn deputy(&self, process: i32) -> Option<Arc<Deputy>> {
+        let seats = self.lock();
+        seats.deputies.get(seats.processes.get(&process)?).cloned()
     }
 
-    /// From now on this one is served; or nobody.
-    pub fn seat(&self, deputy: Option<Arc<Deputy>>) {
-        let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = std::mem::take(&mut seat.1);
-        seat.0.clone_from(&deputy);
-        if let Some(deputy) = deputy {
-            waiting.iter().for_each(|notification| deputy.door(notification));
+    /// From now on this one is served.
+    pub fn seat(&self, deputy: &Arc<Deputy>) {
+        let mut seats = self.lock();
+        seats.deputies.insert(deputy.pid, Arc::clone(deputy));
+        seats.processes.insert(deputy.process, deputy.pid);
+        let waiting = std::mem::take(&mut seats.waiting);
+        let (its, others) = waiting
+            .into_iter()
+            .partition::<Vec<_>, _>(|notification| seats.of(notification.pid).is_some_and(|of| of.pid == deputy.pid));
+        seats.waiting = others;
+        drop(seats);
+        its.iter().for_each(|notification| deputy.door(notification));
+    }
+
+    /// From now on this one is not served.
+    pub fn leave(&self, deputy: &Deputy) {
+        let mut seats = self.lock();
+        seats.deputies.remove(&deputy.pid);
+        seats.processes.remove(&deputy.process);
+        seats.threads.retain(|_, pid| *pid != deputy.pid);
+    }
+
+    /// The guest wants this call back.
+    pub fn cancel(&self, call: u64) {
+        let deputies: Vec<_> = self.lock().deputies.values().cloned().collect();
+        let _ = deputies.iter().any(|deputy| deputy.cancel(call));
+    }
+
+    /// The usher, who begins with the first deputy and serves all.
+    fn usher(&self) -> Result<mpsc::Sender<Errand>> {
+        if let Some(usher) = self.usher.get() {
+            return Ok(usher.clone());
         }
+        let (usher, errands) = mpsc::channel();
+        thread::Builder::new()
+            .name("usher".into())
+            .spawn(move || {
+                for errand in errands {
+                    if let Err(error) = run_errand(errand) {
+                        tracing::debug!("an executor: {error}");
+                    }
+                }
+            })
+            .map_err(DeputyError::Thread)?;
+        Ok(self.usher.get_or_init(|| usher).clone())
     }
 }
 
 impl std::fmt::Debug for Deputy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deputy")
-            .field("pid", &self.pid)
-            .field("executor", &self.executor)
-            .finish_non_exhaustive()
+        f.debug_struct("Deputy").field("pid", &self.pid).finish_non_exhaustive()
     }
 }
 
 #[derive(Default)]
 struct State {
-    /// The executor's waiting notification.
+    /// The foreman's, then the executors'.
+    stations: Vec<Station>,
+    /// Executors that wait for work.
+    idle: Vec<usize>,
+    queue: VecDeque<Call>,
+    /// Executors that have been ordered and have not asked for work yet.
+    coming: usize,
+    /// The foreman is making one.
+    creating: bool,
+    /// The kernel gives us no more of them.
+    exhausted: bool,
+    /// No new work: the executors are told to leave.
+    retiring: bool,
+    /// Nothing comes of any call any more.
+    closed: bool,
+}
+
+/// Where a foreman or executor works.
+#[derive(Default)]
+struct Station {
+    /// 0: it has not asked for work yet.
+    tid: i32,
+    /// Its waiting notification.
     parked: Option<u64>,
     current: Option<Current>,
-    queue: VecDeque<Call>,
-    /// The call that is to be interrupted.
-    cancelled: Option<u64>,
-    /// No new work: the executor is told to leave.
-    retiring: bool,
+    /// Its call is to be interrupted.
+    cancelled: bool,
+    /// The usher is about to interrupt it.
+    ushered: bool,
+    /// It has been told to leave.
+    left: bool,
 }
 
 enum Current {
@@ -163,73 +302,121 @@ enum Current {
     Confining,
     Call {
         id: u64,
+        thread: i32,
         plan: Plan,
     },
     /// The executor fetches a signal that its last call raised in it; the answer to that call waits.
-    Fetching(Reply),
+    Fetching {
+        reply: Reply,
+        thread: i32,
+    },
+    /// The foreman maps a station.
+    Mapping,
+    /// The foreman clones its executor.
+    Cloning,
+}
+
+/// The page of a station, its request block first.
+fn block(station: usize) -> u64 {
+    STATIONS + station as u64 * STATION
+}
+
+/// Room for the buffers of its calls.
+fn scratch(station: usize) -> u64 {
+    block(station) + area::PAGE
 }
 
 impl Deputy {
-    /// Empties a stopped process and puts it to work. `descriptors` stay; `arguments` is the range of its command line
-    /// and environment, which `ps` goes on showing.
+    /// Empties a stopped process, all of whose threads are traced by this thread, the leader first, and puts it to work.
+    /// Descriptors stay; `arguments` is the range of its command line and environment, which `ps` goes on showing.
+    /// `adopted`: its parent is not of the job, so that it shall end with us.
     pub fn settle(
-        injection: Injection,
-        arguments: Range<u64>,
-        listener: Arc<Listener>,
+        threads: &[Tracee],
+        arguments: &Range<u64>,
+        adopted: bool,
+        desk: &Desk,
+        listener: &Arc<Listener>,
         correspondent: Arc<dyn Correspondent>,
     ) -> Result<Arc<Self>> {
-        let tracee = injection.tracee();
-        let pid = tracee.tid();
+        let leader = *threads.first().ok_or(TraceError::Gone(0))?;
+        let pid = leader.tid();
+        let directory = ProcDir::open(pid)?;
+        let numbers = directory.status()?.namespace_pids;
+        let process = numbers.last().copied().unwrap_or(pid);
+        let parked = threads.iter().map(|thread| {
+            let tid = thread.tid();
+            // In one namespace alone its numbers are ours.
+            let inner = match numbers.len() {
+                ..=1 => tid,
+                _ => directory
+                    .thread(tid)?
+                    .status()?
+                    .namespace_pids
+                    .last()
+                    .copied()
+                    .unwrap_or(tid),
+            };
+            Ok(ParkedThread { tid, inner })
+        });
+        let parked = parked.collect::<Result<Vec<_>>>()?;
         let code = vrun_shim::deputy::assemble();
         let confinement = crate::filter::confine_executor()?;
-        let script = settle_script(&injection, pid, &arguments)?;
+        let injection = Injection::begin(leader)?;
         injection.write(area::DEPUTY, &code.bytes)?;
-        injection.write(area::SIGNAL_MASK, &u64::MAX.to_le_bytes())?;
-        injection.write(area::EXECUTOR_STACK_TOP - 8, &code.executor.to_le_bytes())?;
-        let before = ProcDir::open(pid)?.threads()?;
-        injection.run(&script)?;
-        let after = ProcDir::open(pid)?.threads()?;
-        let executor = after
-            .into_iter()
-            .find(|tid| !before.contains(tid))
-            .ok_or(TraceError::Gone(pid))?;
-        let memory = TargetMemory::open(pid)?;
+        forget(threads, code.forget)?;
 
-        let mut registers = tracee.registers()?;
-        registers.rip = code.signals;
-        registers.orig_rax = u64::MAX;
-        tracee.set_registers(&registers)?;
-        injection.keep().detach(0)?;
-        let state = Mutex::new(State::default());
-        let (usher, errands) = mpsc::channel();
-        let deputy = Arc::new(Self {
+        let registers = leader.registers()?;
+        injection.run(&empty_script(&directory, arguments, adopted, threads.len())?)?;
+        injection.write(scratch(0) - 8, &code.executor.to_le_bytes())?;
+        let others = UNQUEUED
+            | thread_timers(&directory)
+                .iter()
+                .fold(0, |mask, timer| mask | 1 << (timer.signal - 1));
+        let mut slots = vec![0; threads.len() * SLOT as usize];
+        for (slot, mask) in slots
+            .chunks_exact_mut(SLOT as usize)
+            .zip(std::iter::once(u64::MAX).chain(std::iter::repeat(others)))
+        {
+            slot[SLOT_MASK as usize..][..8].copy_from_slice(&mask.to_le_bytes());
+        }
+        injection.write(SLOTS, &slots)?;
+        injection.run(&foreman_script())?;
+        let memory = TargetMemory::open(pid)?;
+        leader.set_registers(&registers)?;
+        injection.keep();
+        for thread in threads {
+            match thread.detach(0) {
+                Ok(()) | Err(TraceError::Gone(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let state = State {
+            stations: vec![Station::default()],
+            ..State::default()
+        };
+        Ok(Arc::new(Self {
             pid,
-            executor,
+            process,
+            threads: parked,
             code,
             memory,
-            listener,
+            listener: Arc::clone(listener),
             correspondent,
             confinement,
-            usher,
-            state,
-        });
-        let (served, traced) = (Arc::downgrade(&deputy), executor);
-        thread::Builder::new()
-            .name("usher".into())
-            .spawn(move || {
-                for errand in errands {
-                    if let Err(error) = run_errand(traced, errand, &served) {
-                        tracing::debug!("executor {traced}: {error}");
-                    }
-                }
-            })
-            .map_err(DeputyError::Thread)?;
-        Ok(deputy)
+            usher: desk.usher()?,
+            state: Mutex::new(state),
+            come: Condvar::new(),
+        }))
     }
 
     /// Host PID.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// PID as the job sees it.
+    pub fn process(&self) -> i32 {
+        self.process
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -239,26 +426,56 @@ impl Deputy {
     /// A call from the guest. Bad ones are answered with `EINVAL` here; they never reach the process.
     pub fn submit(&self, call: Call) {
         let mut state = self.lock();
+        if state.closed {
+            return self.fail(call.id, ERESTARTSYS);
+        }
         state.queue.push_back(call);
         self.dispatch(&mut state);
     }
 
     /// The guest wants this call back: it is answered with the kernel's restart code, or with its result if it was faster.
-    pub fn cancel(&self, id: u64) {
+    /// False: it is not here.
+    fn cancel(self: &Arc<Self>, id: u64) -> bool {
         let mut state = self.lock();
         if let Some(index) = state.queue.iter().position(|call| call.id == id) {
             state.queue.remove(index);
             drop(state);
-            self.correspondent.reply(Reply {
-                id,
-                result: ERESTARTSYS,
-                outputs: Vec::new(),
-            });
-        } else if matches!(&state.current, Some(Current::Call { id: current, .. }) if *current == id) {
-            state.cancelled = Some(id);
-            // The usher ends with this deputy, not before.
-            let _ = self.usher.send(Errand::Interrupt);
+            self.fail(id, ERESTARTSYS);
+            return true;
         }
+        let has = |station: &Station| matches!(&station.current, Some(Current::Call { id: own, .. }) if *own == id);
+        let Some(station) = state.stations.iter().position(has) else {
+            return false;
+        };
+        if !std::mem::replace(&mut state.stations[station].cancelled, true) {
+            // The usher ends with the desk, not before.
+            let _ = self.usher.send(Errand::Interrupt(Arc::downgrade(self), station, id));
+        }
+        true
+    }
+
+    /// It has ended, or is about to: whoever waits for a call is told that nothing will come of it.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let queue = std::mem::take(&mut state.queue);
+        let mut calls: Vec<u64> = queue.iter().map(|call| call.id).collect();
+        for station in &mut state.stations {
+            match station.current.take() {
+                Some(Current::Call { id, .. }) => calls.push(id),
+                Some(Current::Fetching { reply, .. }) => calls.push(reply.id),
+                other => station.current = other,
+            }
+        }
+        calls.into_iter().for_each(|id| self.fail(id, ERESTARTSYS));
+    }
+
+    fn fail(&self, id: u64, result: i64) {
+        self.correspondent.reply(Reply {
+            id,
+            result,
+            outputs: Vec::new(),
+        });
     }
 
     /// A notification of one of the reserved calls.
@@ -272,7 +489,7 @@ impl Deputy {
 
     fn signal(&self, notification: &Notification) {
         let [result, info, ..] = notification.args;
-        let mut bytes = [0; 128];
+        let mut bytes = [0; SIGINFO];
         // An interrupted wait (stop and continue) brings no signal.
         if result as i64 > 0
             && self
@@ -280,18 +497,41 @@ impl Deputy {
                 .read(info, &mut bytes)
                 .is_ok_and(|length| length == bytes.len())
         {
-            self.correspondent.signal(bytes);
+            let thread = self.directed(&bytes, notification.pid);
+            self.correspondent.signal(self.process, thread, bytes);
         }
         // The process may have been killed meanwhile: then there is nobody to answer.
         let _ = self.listener.answer(notification.id, 0);
     }
 
+    /// The thread that a signal is for, as the job numbers it, if it is for one: that which has fetched it.
+    fn directed(&self, info: &[u8; SIGINFO], tid: i32) -> i32 {
+        // si_code; of a timer's signal si_timerid too (sigaction(2)).
+        let word = |at: usize| i32::from_le_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        let directed = match word(8) {
+            _ if self.threads.len() == 1 => false,
+            libc::SI_TKILL => true,
+            libc::SI_TIMER => ProcDir::open(self.pid)
+                .is_ok_and(|directory| thread_timers(&directory).iter().any(|timer| timer.id == word(16))),
+            _ => false,
+        };
+        let thread = self.threads.iter().find(|thread| directed && thread.tid == tid);
+        thread.map_or(0, |thread| thread.inner)
+    }
+
     fn next(&self, notification: &Notification) {
+        let [result, address, ..] = notification.args;
+        let (result, index) = (result as i64, (address.wrapping_sub(STATIONS) / STATION) as usize);
         let mut state = self.lock();
-        state.parked = Some(notification.id);
-        let result = notification.args[0] as i64;
-        match state.current.take() {
-            None => state.current = self.confine(notification.id),
+        let Some(station) = state.stations.get_mut(index) else {
+            let _ = self.listener.fail(notification.id, libc::ENOSYS);
+            return;
+        };
+        let came = station.tid == 0;
+        (station.tid, station.parked) = (notification.pid, Some(notification.id));
+        let next = match station.current.take() {
+            None if came && index > 0 => self.confine(index, notification.id),
+            None => None,
             Some(Current::Confining) => {
                 if result != 0 {
                     tracing::error!(
@@ -300,105 +540,192 @@ impl Deputy {
                     );
                     let _ = crate::sys::kill(self.pid, libc::SIGKILL);
                 }
+                state.coming -= 1;
+                None
             }
-            Some(Current::Call { id, plan }) => {
-                if state.cancelled == Some(id) {
-                    state.cancelled = None;
-                }
+            Some(Current::Call { thread, plan, .. }) => {
+                station.cancelled = false;
                 let reply = plan.reply(result, |offset, buffer| {
-                    self.memory.read_all(SCRATCH_START + offset as u64, buffer)
+                    self.memory.read_all(scratch(index) + offset as u64, buffer)
                 });
                 match reply {
-                    Ok(reply) => state.current = self.answer(notification.id, reply),
-                    Err(error) => tracing::error!("a result of process {} is lost: {error}", self.pid),
+                    Ok(reply) => self.answer(index, notification, reply, thread),
+                    Err(error) => {
+                        tracing::error!("a result of process {} is lost: {error}", self.pid);
+                        None
+                    }
                 }
             }
-            Some(Current::Fetching(reply)) => {
-                let mut bytes = [0; 128];
-                if result > 0 && self.memory.read_all(SCRATCH_START + FETCHED, &mut bytes).is_ok() {
-                    self.correspondent.signal(bytes);
+            Some(Current::Fetching { reply, thread }) => {
+                let mut bytes = [0; SIGINFO];
+                if result > 0 && self.memory.read_all(scratch(index) + FETCHED, &mut bytes).is_ok() {
+                    let thread = if self.threads.len() == 1 { 0 } else { thread };
+                    self.correspondent.signal(self.process, thread, bytes);
                 }
                 self.correspondent.reply(reply);
+                None
             }
-        }
-        if state.current.is_some() {
-            state.parked = None;
+            Some(Current::Mapping) => self.mapped(&mut state, notification.id, result),
+            Some(Current::Cloning) => {
+                self.cloned(&mut state, result);
+                None
+            }
+        };
+        let station = &mut state.stations[index];
+        station.current = next;
+        if station.current.is_some() {
+            station.parked = None;
+        } else if station.ushered {
+            station.parked = None;
+            let _ = self.listener.answer(notification.id, area::EXECUTOR_AGAIN);
+        } else if index > 0 {
+            state.idle.push(index);
         }
         self.dispatch(&mut state);
     }
 
     /// The first request: the executor takes a filter of its own, below the job's, for life.
-    fn confine(&self, parked: u64) -> Option<Current> {
+    fn confine(&self, station: usize, parked: u64) -> Option<Current> {
         let filter = &self.confinement;
-        let filter_address = SCRATCH_START + 64;
+        let scratch = scratch(station);
+        let filter_address = scratch + 64;
         // struct sock_fprog: u16 length, padding, pointer.
         let mut image = vec![0_u8; 64];
         image[..2].copy_from_slice(&((filter.len() / 8) as u16).to_le_bytes());
         image[8..16].copy_from_slice(&filter_address.to_le_bytes());
         image.extend_from_slice(filter);
-        let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), 0, SCRATCH_START, 0, 0, 0];
-        self.order(parked, libc::SYS_seccomp as u64, arguments, &image)
+        let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), 0, scratch, 0, 0, 0];
+        self.order(station, parked, libc::SYS_seccomp as u64, arguments, &image)
             .then_some(Current::Confining)
     }
 
     /// Answers a call, after the signal that the kernel has sent to its very thread for it, if it has.
-    fn answer(&self, parked: u64, reply: Reply) -> Option<Current> {
+    fn answer(&self, station: usize, notification: &Notification, reply: Reply, thread: i32) -> Option<Current> {
         let errors = [libc::EPIPE, libc::EFBIG].map(|errno| -i64::from(errno));
-        if errors.contains(&reply.result) && self.has_raised() {
+        if errors.contains(&reply.result) && self.has_raised(notification.pid) {
             // The mask, a timeout of nothing, and room for the signal.
             let mut image = RAISED.to_le_bytes().to_vec();
             image.resize(FETCHED as usize, 0);
-            let at = |offset| SCRATCH_START + offset;
+            let at = |offset| scratch(station) + offset;
             let arguments = [at(0), at(FETCHED), at(8), 8, 0, 0];
-            if self.order(parked, libc::SYS_rt_sigtimedwait as u64, arguments, &image) {
-                return Some(Current::Fetching(reply));
+            let number = libc::SYS_rt_sigtimedwait as u64;
+            if self.order(station, notification.id, number, arguments, &image) {
+                return Some(Current::Fetching { reply, thread });
             }
         }
         self.correspondent.reply(reply);
         None
     }
 
-    fn has_raised(&self) -> bool {
-        let status = ProcDir::open(self.executor).and_then(|directory| directory.status());
+    fn has_raised(&self, tid: i32) -> bool {
+        let status = ProcDir::open(self.pid)
+            .and_then(|directory| directory.thread(tid))
+            .and_then(|directory| directory.status());
         status.is_ok_and(|status| status.pending & RAISED != 0)
     }
 
-    /// Gives the executor the next call, if it waits and there is one.
+    /// Gives idle executors the next calls, and orders new ones if there are not enough.
     fn dispatch(&self, state: &mut State) {
-        while let (Some(parked), None) = (state.parked, &state.current) {
-            if state.retiring {
-                state.parked = None;
-                let _ = self.listener.answer(parked, area::EXECUTOR_EXIT);
-                return;
+        if state.retiring {
+            state.idle.clear();
+            for station in &mut state.stations {
+                if let Some(parked) = station.parked.take() {
+                    station.left = true;
+                    let _ = self.listener.answer(parked, area::EXECUTOR_EXIT);
+                }
             }
-            let Some(call) = state.queue.pop_front() else { return };
-            let id = call.id;
-            match executor::plan(&call, SCRATCH_START, SCRATCH as usize) {
+            self.come.notify_all();
+            return;
+        }
+        while !state.queue.is_empty() {
+            let Some(index) = state.idle.pop() else {
+                return self.hire(state);
+            };
+            let (Some(call), Some(parked)) = (state.queue.pop_front(), state.stations[index].parked) else {
+                continue;
+            };
+            let (id, thread) = (call.id, call.thread);
+            match executor::plan(&call, scratch(index), SCRATCH as usize) {
                 Ok(plan) => {
-                    if self.order(parked, plan.number.into(), plan.arguments, &plan.image) {
-                        state.parked = None;
-                        state.current = Some(Current::Call { id, plan });
-                    } else {
-                        return;
+                    let given = self.order(index, parked, plan.number.into(), plan.arguments, &plan.image);
+                    let station = &mut state.stations[index];
+                    station.parked = None;
+                    if given {
+                        station.current = Some(Current::Call { id, thread, plan });
                     }
                 }
                 Err(error) => {
                     tracing::warn!("refused a call: {error}");
-                    self.correspondent.reply(Reply {
-                        id,
-                        result: -i64::from(libc::EINVAL),
-                        outputs: Vec::new(),
-                    });
+                    state.idle.push(index);
+                    self.fail(id, -i64::from(libc::EINVAL));
                 }
             }
         }
     }
 
-    /// Writes a request and wakes the executor. False: the process is gone.
-    fn order(&self, parked: u64, number: u64, arguments: [u64; 6], image: &[u8]) -> bool {
-        let mut block = Vec::with_capacity(56);
-        block.extend_from_slice(&number.to_le_bytes());
-        block.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
+    /// Has the foreman make an executor, if there are more calls than will find one.
+    fn hire(&self, state: &mut State) {
+        let executors = state.stations.len() - 1;
+        if state.creating || state.queue.len() <= state.coming || executors >= self.threads.len() || state.exhausted {
+            return;
+        }
+        let Some(parked) = state.stations[0].parked.take() else {
+            return;
+        };
+        let index = state.stations.len();
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | libc::MAP_NORESERVE) as u64;
+        let mapping = [block(index), STATION, protection, flags, u64::MAX, 0];
+        if self.order(0, parked, libc::SYS_mmap as u64, mapping, &[]) {
+            state.stations[0].current = Some(Current::Mapping);
+            state.stations.push(Station::default());
+            state.creating = true;
+            state.coming += 1;
+        }
+    }
+
+    /// The foreman has mapped a station, or not.
+    fn mapped(&self, state: &mut State, parked: u64, result: i64) -> Option<Current> {
+        let index = state.stations.len() - 1;
+        let stack = scratch(index) - 8;
+        let written = || self.memory.write(stack, &self.code.executor.to_le_bytes()).is_ok();
+        if result as u64 == block(index)
+            && written()
+            && self.order(0, parked, libc::SYS_clone as u64, clone_arguments(stack), &[])
+        {
+            return Some(Current::Cloning);
+        }
+        self.not_hired(state, result);
+        None
+    }
+
+    /// The foreman has cloned an executor, or not.
+    fn cloned(&self, state: &mut State, result: i64) {
+        if result < 0 {
+            return self.not_hired(state, result);
+        }
+        state.creating = false;
+    }
+
+    /// There will be no more executors. Without any, nothing can be done for the guest.
+    fn not_hired(&self, state: &mut State, result: i64) {
+        tracing::warn!("process {} gets no further executor: error {}", self.pid, -result);
+        state.stations.pop();
+        state.coming -= 1;
+        (state.creating, state.exhausted) = (false, true);
+        if state.stations.len() == 1 {
+            let calls = std::mem::take(&mut state.queue);
+            calls
+                .iter()
+                .for_each(|call| self.fail(call.id, -i64::from(libc::ENOMEM)));
+        }
+    }
+
+    /// Writes a request and wakes who waits for it. False: the process is gone.
+    fn order(&self, station: usize, parked: u64, number: u64, arguments: [u64; 6], image: &[u8]) -> bool {
+        let mut request = Vec::with_capacity(56);
+        request.extend_from_slice(&number.to_le_bytes());
+        request.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
         let wrote = |address, bytes: &[u8]| {
             bytes.is_empty()
                 || self
@@ -406,17 +733,31 @@ impl Deputy {
                     .write(address, bytes)
                     .is_ok_and(|length| length == bytes.len())
         };
-        wrote(area::REQUEST, &block) && wrote(SCRATCH_START, image) && self.listener.answer(parked, 0).is_ok()
+        wrote(block(station), &request) && wrote(scratch(station), image) && self.listener.answer(parked, 0).is_ok()
     }
 
-    /// The executor stopped because of our interrupt: turns the call that it is in, or about to make, into a cancelled one.
-    fn interrupted(&self, tracee: Tracee) -> Result<()> {
+    /// The executor whose call is to be interrupted, if it is still at it. From now on it does not wait for work, until
+    /// [`Deputy::dismiss_usher`].
+    fn announce_usher(&self, index: usize, id: u64) -> Option<i32> {
+        let mut state = self.lock();
+        let station = &mut state.stations[index];
+        let current = matches!(&station.current, Some(Current::Call { id: own, .. }) if *own == id);
+        if !current {
+            return None;
+        }
+        station.ushered = true;
+        Some(station.tid)
+    }
+
+    fn dismiss_usher(&self, index: usize) {
+        self.lock().stations[index].ushered = false;
+    }
+
+    /// An executor stopped because of our interrupt: turns the call that it is in, or about to make, into a cancelled one.
+    fn interrupted(&self, index: usize, tracee: Tracee) -> Result<()> {
         let state = self.lock();
-        let wanted = match (&state.current, state.cancelled) {
-            (Some(Current::Call { id, .. }), Some(cancelled)) => *id == cancelled,
-            _ => false,
-        };
-        if wanted {
+        let station = &state.stations[index];
+        if matches!(&station.current, Some(Current::Call { .. })) && station.cancelled {
             let mut registers = tracee.registers()?;
             let in_call = registers.rip == area::GATE + 2 && registers.orig_rax as i64 >= 0;
             let at_gate = registers.rip == area::GATE;
@@ -436,7 +777,7 @@ impl Deputy {
             } else if at_gate || before {
                 registers.orig_rax = u64::MAX;
                 registers.rip = self.code.returned;
-                registers.rsp = area::EXECUTOR_STACK_TOP;
+                registers.rsp = scratch(index);
                 registers.rax = ERESTARTSYS as u64;
                 tracee.set_registers(&registers)?;
             }
@@ -444,34 +785,60 @@ impl Deputy {
         Ok(())
     }
 
-    /// Ends the executor and stops the first thread where it holds no signal; the process is then ready to be rebuilt, or
-    /// to be settled again. To be called by the main thread, while another serves the door, with no call outstanding.
-    pub fn retire(&self) -> Result<Injection> {
-        {
+    /// Ends the foreman and the executors, and stops the parked threads where they hold no signal; the process is then ready
+    /// to be rebuilt, or to be settled again. Gives them, the leader first. To be called by the main thread, while another
+    /// serves the door, with no call outstanding.
+    pub fn retire(&self) -> Result<Vec<Retired>> {
+        let leaving = {
             let mut state = self.lock();
             state.retiring = true;
             self.dispatch(&mut state);
-        }
-        // Only now: an errand before this one may wait for the executor to wake up.
+            while state.stations.iter().any(|station| !station.left) {
+                let alive = ProcDir::open(self.pid)?.stat()?;
+                if matches!(alive.state, b'Z' | b'X') {
+                    return Err(TraceError::Gone(self.pid).into());
+                }
+                state = self
+                    .come
+                    .wait_timeout(state, LOOK)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+            state.stations.iter().map(|station| station.tid).collect()
+        };
+        // By the usher, who may be tracing one of them.
         let (gone, seen_out) = mpsc::channel();
         self.usher
-            .send(Errand::SeeOut(gone))
+            .send(Errand::SeeOut(leaving, gone))
             .map_err(|_| TraceError::Gone(self.pid))?;
         seen_out.recv().map_err(|_| TraceError::Gone(self.pid))?;
-        let first = Tracee::seize(self.pid, 0)?;
-        loop {
-            first.interrupt()?;
-            first.wait_interrupted()?;
-            let registers = first.registers()?;
-            let waiting = registers.rip == area::GATE + 2
-                && registers.orig_rax as i64 == libc::SYS_rt_sigtimedwait
-                && (registers.rax as i64) < 0;
-            if waiting {
-                return Ok(Injection::begin(first)?);
-            }
-            // It has fetched a signal and not handed it over yet.
-            first.resume(0)?;
+        let mut stopping = Vec::with_capacity(self.threads.len());
+        for thread in &self.threads {
+            let tracee = Tracee::seize(thread.tid, 0)?;
+            tracee.interrupt()?;
+            stopping.push(Retired {
+                tracee,
+                tid: thread.inner,
+            });
         }
+        stopping.iter().try_for_each(|thread| stop_waiting(thread.tracee))?;
+        Ok(stopping)
+    }
+
+    /// Ends threads of a retired deputy that the program has no more.
+    pub fn dismiss(&self, threads: &[Retired]) -> Result<()> {
+        for thread in threads {
+            let mut registers = thread.tracee.registers()?;
+            (registers.rip, registers.orig_rax) = (self.code.leave, u64::MAX);
+            thread.tracee.set_registers(&registers)?;
+            thread.tracee.resume(0)?;
+        }
+        for thread in threads {
+            while !thread.tracee.wait()?.is_end() {
+                thread.tracee.resume(0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the process end as the guest did; its parent sees it as it would have. To be called by the main thread.
@@ -506,13 +873,9 @@ impl Deputy {
                 libc::SYS_rt_sigaction,
                 &[number as u64, default, 0, 8],
             );
-            let pid = ProcDir::open(self.pid)?
-                .status()?
-                .namespace_pids
-                .last()
-                .copied()
-                .unwrap_or(self.pid);
-            script.call("raise the signal", libc::SYS_kill, &[pid as u64, number as u64]);
+            // For this thread alone: another one waits for all that is for the process.
+            let (pid, number) = (self.process as u64, number as u64);
+            script.call("raise the signal", libc::SYS_tgkill, &[pid, pid, number]);
             let others = script.data(&(!(1_u64 << (number - 1))).to_le_bytes());
             script.call(
                 "let it in",
@@ -524,37 +887,114 @@ impl Deputy {
     }
 }
 
-fn run_errand(executor: i32, errand: Errand, deputy: &Weak<Deputy>) -> Result<()> {
-    match errand {
-        Errand::Interrupt => {
-            let executor = Tracee::seize(executor, 0)?;
-            executor.interrupt()?;
-            loop {
-                match executor.wait()? {
-                    // A stop signal's group stop is reported as the same event; letting go leaves it stopped.
-                    Status::Event {
-                        event: libc::PTRACE_EVENT_STOP,
-                        ..
-                    } => {
-                        if let Some(deputy) = deputy.upgrade() {
-                            deputy.interrupted(executor)?;
-                        }
-                        return Ok(executor.detach(0)?);
-                    }
-                    status if status.is_end() => return Ok(()),
-                    Status::Stopped(signal) => executor.resume(signal)?,
-                    _ => executor.resume(0)?,
+/// Waits until a parked thread that was interrupted stands in its wait for signals.
+fn stop_waiting(thread: Tracee) -> Result<()> {
+    loop {
+        thread.wait_interrupted()?;
+        let registers = thread.registers()?;
+        let waiting = registers.rip == area::GATE + 2
+            && registers.orig_rax as i64 == libc::SYS_rt_sigtimedwait
+            && (registers.rax as i64) < 0;
+        if waiting {
+            return Ok(());
+        }
+        // It has fetched a signal and not handed it over yet.
+        thread.resume(0)?;
+        thread.interrupt()?;
+    }
+}
+
+/// Makes each thread end everything by which the kernel would write to memory that goes away. Then each stands before its
+/// loop, at the end of its slot, with every signal blocked.
+fn forget(threads: &[Tracee], entry: u64) -> Result<()> {
+    const UNREGISTER: u64 = 1; // RSEQ_FLAG_UNREGISTER, linux/rseq.h
+    for (thread, index) in threads.iter().zip(1..) {
+        let mut registers = thread.registers()?;
+        (registers.rip, registers.rsp) = (entry, SLOTS + index * SLOT);
+        registers.orig_rax = u64::MAX;
+        (registers.rdi, registers.rdx) = (0, UNREGISTER);
+        if let Some(rseq) = thread.rseq()? {
+            (registers.rdi, registers.rsi, registers.r10) = (rseq.address, rseq.size.into(), rseq.signature.into());
+        }
+        thread.set_registers(&registers)?;
+        thread.set_blocked(u64::MAX)?;
+        thread.resume(0)?;
+    }
+    for thread in threads {
+        loop {
+            match thread.wait_stop()? {
+                Status::Stopped(libc::SIGTRAP) => break,
+                // An interrupt that was sent before it stopped for something else.
+                Status::Event {
+                    event: libc::PTRACE_EVENT_STOP,
+                    ..
+                } => thread.resume(0)?,
+                status => {
+                    let tid = thread.tid();
+                    return Err(TraceError::Unexpected { tid, status }.into());
                 }
             }
         }
-        Errand::SeeOut(gone) => {
+        // The trap has let its own signal in.
+        thread.set_blocked(u64::MAX)?;
+    }
+    Ok(())
+}
+
+/// A timer that signals a thread.
+struct ThreadTimer {
+    id: i32,
+    signal: i32,
+}
+
+/// Of `/proc/PID/timers` (proc_pid_timers(5)), whose lines are `ID: 0`, `signal: 14/value`, `notify: signal/tid.123`.
+fn thread_timers(directory: &ProcDir) -> Vec<ThreadTimer> {
+    let text = directory.read("timers").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut found = Vec::new();
+    let (mut id, mut signal) = (0, 0);
+    for line in text.lines() {
+        match line.split_once(": ") {
+            Some(("ID", number)) => id = number.trim().parse().unwrap_or(0),
+            Some(("signal", value)) => {
+                signal = value
+                    .split('/')
+                    .next()
+                    .and_then(|number| number.parse().ok())
+                    .unwrap_or(0);
+            }
+            Some(("notify", how)) if how.contains("/tid.") && (1..=64).contains(&signal) => {
+                found.push(ThreadTimer { id, signal });
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn run_errand(errand: Errand) -> Result<()> {
+    match errand {
+        Errand::Interrupt(deputy, station, call) => {
+            let Some(deputy) = deputy.upgrade() else { return Ok(()) };
+            let Some(tid) = deputy.announce_usher(station, call) else {
+                return Ok(());
+            };
+            let done = interrupt(&deputy, station, tid);
+            deputy.dismiss_usher(station);
+            done
+        }
+        Errand::SeeOut(threads, gone) => {
             // A thread that cannot be traced any more has given up its memory already.
-            if let Ok(executor) = Tracee::seize(executor, 0) {
+            let traced: Vec<_> = threads
+                .into_iter()
+                .filter_map(|tid| Tracee::seize(tid, 0).ok())
+                .collect();
+            for thread in traced {
                 loop {
-                    match executor.wait() {
+                    match thread.wait() {
                         Ok(status) if status.is_end() => break,
-                        Ok(Status::Stopped(signal)) => executor.resume(signal)?,
-                        Ok(_) => executor.resume(0)?,
+                        Ok(Status::Stopped(signal)) => drop(thread.resume(signal)),
+                        Ok(_) => drop(thread.resume(0)),
                         Err(_) => break,
                     }
                 }
@@ -565,11 +1005,31 @@ fn run_errand(executor: i32, errand: Errand, deputy: &Weak<Deputy>) -> Result<()
     }
 }
 
-/// The calls that turn a process into a deputy, or make a retired one a deputy again.
-fn settle_script(injection: &Injection, pid: i32, arguments: &Range<u64>) -> Result<Script> {
-    let maps = ProcDir::open(pid)?.maps()?;
+fn interrupt(deputy: &Deputy, station: usize, tid: i32) -> Result<()> {
+    let executor = Tracee::seize(tid, 0)?;
+    executor.interrupt()?;
+    loop {
+        match executor.wait()? {
+            // A stop signal's group stop is reported as the same event; letting go leaves it stopped.
+            Status::Event {
+                event: libc::PTRACE_EVENT_STOP,
+                ..
+            } => {
+                let done = deputy.interrupted(station, executor);
+                executor.detach(0)?;
+                return done;
+            }
+            status if status.is_end() => return Ok(()),
+            Status::Stopped(signal) => executor.resume(signal)?,
+            _ => executor.resume(0)?,
+        }
+    }
+}
+
+/// The calls that empty a process, or a retired deputy of what it had.
+fn empty_script(directory: &ProcDir, arguments: &Range<u64>, adopted: bool, threads: usize) -> Result<Script> {
+    let maps = directory.maps()?;
     let mut script = Script::new(area::DATA.start);
-    crate::restore::forget_pointers(&mut script, injection.tracee().rseq()?);
     // A read from the terminal in the background stops the process by these two; a handler for them has moved away.
     for signal in [libc::SIGTTIN, libc::SIGTTOU] {
         let arguments = [signal as u64, script.reserve(32), 0, 8];
@@ -586,20 +1046,34 @@ fn settle_script(injection: &Injection, pid: i32, arguments: &Range<u64>) -> Res
             .map(|entry| entry.start..entry.end),
     );
     crate::restore::clear(&mut script, keep);
-    // Whoever could make use of a deputy is its supervisor. What the program had chosen comes back with it.
-    let last_wish = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0];
-    script.call("end with the supervisor", libc::SYS_prctl, &last_wish);
+    if adopted {
+        // Whoever could make use of a deputy is its supervisor. What the program had chosen comes back with it.
+        let last_wish = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0];
+        script.call("end with the supervisor", libc::SYS_prctl, &last_wish);
+    }
     let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
     let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-    let mapping = [SCRATCH_START, SCRATCH, protection, private, u64::MAX, 0];
-    script.step(
-        "map room for calls",
-        libc::SYS_mmap,
-        &mapping,
-        Expect::Exactly(SCRATCH_START),
-    );
+    let slots = (threads as u64 * SLOT).next_multiple_of(area::PAGE);
+    for (what, start, length) in [
+        ("the parked threads", SLOTS, slots),
+        ("the foreman", STATIONS, area::PAGE),
+    ] {
+        let mapping = [start, length, protection, private, u64::MAX, 0];
+        script.step(
+            format_args!("map room for {what}"),
+            libc::SYS_mmap,
+            &mapping,
+            Expect::Exactly(start),
+        );
+    }
+    Ok(script)
+}
+
+/// The calls by which the leader makes the foreman.
+fn foreman_script() -> Script {
+    let mut script = Script::new(area::DATA.start);
     let stops = 1_u64 << (libc::SIGTTIN - 1) | 1 << (libc::SIGTTOU - 1);
-    let (executor_mask, all) = (
+    let (its_mask, all) = (
         script.data(&(!stops).to_le_bytes()),
         script.data(&u64::MAX.to_le_bytes()),
     );
@@ -607,17 +1081,20 @@ fn settle_script(injection: &Injection, pid: i32, arguments: &Range<u64>) -> Res
     script.call(
         "let the terminal's stops in",
         libc::SYS_rt_sigprocmask,
-        &[set, executor_mask, 0, 8],
+        &[set, its_mask, 0, 8],
     );
+    script.call("create the foreman", libc::SYS_clone, &clone_arguments(scratch(0) - 8));
+    script.call("block every signal", libc::SYS_rt_sigprocmask, &[set, all, 0, 8]);
+    script
+}
+
+/// A thread whose first instruction is the gate's `ret`: its stack holds the address of the executors' loop.
+fn clone_arguments(stack: u64) -> [u64; 6] {
     let flags = libc::CLONE_VM
         | libc::CLONE_FS
         | libc::CLONE_FILES
         | libc::CLONE_SIGHAND
         | libc::CLONE_THREAD
         | libc::CLONE_SYSVSEM;
-    // The child's first instruction is the gate's `ret`: its stack holds the address of the executor's loop.
-    let stack = area::EXECUTOR_STACK_TOP - 8;
-    script.call("create the executor", libc::SYS_clone, &[flags as u64, stack, 0, 0, 0]);
-    script.call("block every signal", libc::SYS_rt_sigprocmask, &[set, all, 0, 8]);
-    Ok(script)
+    [flags as u64, stack, 0, 0, 0, 0]
 }

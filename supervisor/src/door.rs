@@ -1,4 +1,4 @@
-//! The door of a guest: the thread that answers its notifications.
+//! The door of a guest: the threads that answer its notifications.
 //!
 //! ```text
 //!   guest: system call ─► recv ─► marshal ─┬─ runs in the guest's own kernel          resume
@@ -8,19 +8,23 @@
 //!                                          └─ not possible away: held until home       fail(ERESTARTSYS)
 //! ```
 //!
-//! **Stopping.** The main thread stops the guest with `PTRACE_INTERRUPT`, but a guest that waits for its notification
+//! **Threads.** Who receives a notification handles it to its end, so that a call costs no wake-up but its own. Some
+//! one is always receiving: the last who leaves for a call sends another in ([`Door::serve`]). What is known of a thread of
+//! the guest is kept under its host TID.
+//!
+//! **Stopping.** The main thread stops a thread with `PTRACE_INTERRUPT`, but one that waits for its notification
 //! stops only when that is answered. So it also sets `stopping` here, which cancels the call in flight and turns away new
 //! ones with ERESTARTSYS: the kernel then makes the call again, or not, by its own rules. That code may only be given
 //! after the interrupt was sent, or the program would see it: the order of the two in [`Door::begin_stop`]'s caller
 //! is what this rests on.
 //!
 //! **Signals** come by the same channel as replies, in the order in which they happened at the origin. One that came before a
-//! reply is in the guest before its call returns: a result that overtakes it is *finished* and kept until the guest is
-//! stopped for the signal.
+//! reply is in its process before any call of that returns: a result that overtakes it is *finished* and kept until its
+//! thread is stopped for the signal, or the signal is in the process by way of another thread.
 //!
 //! **Masks.** The mask that `ppoll` and its kin have for their time is not the guest's while it waits here. A signal
 //! that the mask lets in ends the call, and the main thread lets it in ([`Door::unmasked`]); one that it keeps out waits
-//! until the call is over ([`Door::defers`]).
+//! until the call is over ([`Door::defer`]).
 //!
 //! **Time.** A wait that is turned away (for a stop, or a signal that changes nothing) is made again by the kernel with the
 //! timeout that it began with: what has passed of it is remembered and taken off.
@@ -29,12 +33,13 @@ use crate::attributes::usage;
 use crate::memory::{MemoryError, TargetMemory};
 use crate::notify::{Listener, Notification, RecvError};
 use crate::proc::ProcDir;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 use vrun_remote_io::call::{Argument, Call, Keep, Reply, Segment};
 use vrun_remote_io::channel::Sender;
@@ -75,37 +80,87 @@ const UNBLOCKABLE: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
 /// Bytes fetched at a time to fill a mapping.
 const FETCH: u64 = 1 << 20;
 
+/// Threads that receive at a time. More of them would all be woken by each notification.
+const RECEIVERS: usize = 2;
+/// Bytes of stack of a thread at the door.
+const STACK: usize = 512 << 10;
+
 /// Tells the main thread what it has to do.
 pub trait Bell: Send + Sync {
     /// The guest waits for something that can only be done at home.
     fn needs_home(&self, reason: String);
-    /// The guest's call is over but for signals, for which it has to be stopped.
-    fn due(&self);
+    /// A thread's call is over but for signals, for which it has to be stopped.
+    fn due(&self, thread: i32);
 }
 
-/// Shared by the door's thread, the channel's receiver and the main thread.
+/// Shared by the door's threads, the channel's receiver and the main thread.
 pub struct Door {
     listener: Listener,
     sender: Sender,
     bell: Box<dyn Bell>,
-    /// PID here and at the origin.
-    pid: i32,
-    origin_pid: i32,
-    memory: TargetMemory,
     state: Mutex<State>,
-    answered: Condvar,
+    pool: Mutex<Pool>,
+    /// A place for a receiver is free.
+    free: Condvar,
+}
+
+/// A process of the guest.
+#[derive(Debug)]
+pub struct Member {
+    /// PID here and at the origin.
+    pub pid: i32,
+    pub origin_pid: i32,
+    memory: TargetMemory,
+    /// Held by whom a file is mapped for: the descriptor that it is mapped through is one for all threads.
+    mapping: Mutex<()>,
+}
+
+/// A thread of the guest: its TID here, its TID at the origin, the host PID of its process.
+#[derive(Clone, Copy, Debug)]
+pub struct Occupant {
+    pub tid: i32,
+    pub origin_tid: i32,
+    pub pid: i32,
+}
+
+#[derive(Default)]
+struct Pool {
+    receiving: usize,
+    resting: usize,
+    over: bool,
 }
 
 #[derive(Default)]
 struct State {
     next_id: u64,
+    /// By host TID.
+    threads: HashMap<i32, ThreadState>,
+    /// By host PID.
+    processes: HashMap<i32, ProcessState>,
+    /// The threads whose calls are in flight.
+    calls: HashMap<u64, i32>,
+    /// The channel is gone: nothing can be answered any more.
+    lost: bool,
+    /// Going home was refused: what needs it fails with this errno from now on.
+    stranded: bool,
+    statistics: Statistics,
+}
+
+struct ProcessState {
+    member: Arc<Member>,
+    /// Signals that have arrived, and are not in the process yet.
+    announced: usize,
+    /// Descriptors that exist in the guest only because a file was mapped through them.
+    placeholders: BTreeSet<i32>,
+}
+
+struct ThreadState {
+    occupant: Occupant,
     in_flight: Option<InFlight>,
     /// A notification that waits for home.
     held: Option<u64>,
     /// A notification and its result, which signals have to precede.
     finished: Option<(u64, i64)>,
-    /// Signals that have arrived, and are not in the guest yet.
-    announced: usize,
     /// The main thread keeps signals until the call is over.
     deferred: bool,
     /// The mask of the call under way, if it has one of its own.
@@ -115,13 +170,33 @@ struct State {
     /// The wait that was turned away last.
     wait: Option<Wait>,
     stopping: bool,
-    /// The channel is gone: nothing can be answered any more.
-    lost: bool,
-    /// Going home was refused: what needs it fails with this errno from now on.
-    stranded: bool,
-    /// Descriptors that exist in the guest only because a file was mapped through them.
-    placeholders: BTreeSet<i32>,
-    statistics: Statistics,
+}
+
+impl ThreadState {
+    fn new(occupant: Occupant) -> Self {
+        Self {
+            occupant,
+            in_flight: None,
+            held: None,
+            finished: None,
+            deferred: false,
+            mask: None,
+            unmasked: None,
+            wait: None,
+            stopping: false,
+        }
+    }
+}
+
+impl State {
+    /// Something about a thread that may have ended: then it is of no interest.
+    fn with<T: Default>(&mut self, thread: i32, act: impl FnOnce(&mut ThreadState) -> T) -> T {
+        self.threads.get_mut(&thread).map(act).unwrap_or_default()
+    }
+
+    fn announced(&self, pid: i32) -> usize {
+        self.processes.get(&pid).map_or(0, |process| process.announced)
+    }
 }
 
 /// Counters for `vctl stats`.
@@ -137,6 +212,15 @@ struct InFlight {
     id: u64,
     reply: Option<Reply>,
     cancellable: bool,
+    /// Who waits for the reply.
+    waiter: thread::Thread,
+}
+
+/// Whose call is handled.
+struct Caller {
+    member: Arc<Member>,
+    tid: i32,
+    origin_tid: i32,
 }
 
 /// A call with a timeout, recognised when the kernel makes it again.
@@ -176,30 +260,53 @@ impl From<marshal::Gone> for Failure {
 
 impl std::fmt::Debug for Door {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Door").field("pid", &self.pid).finish_non_exhaustive()
+        f.debug_struct("Door").finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// A process that is stopped or has not run yet.
+    pub fn new(pid: i32, origin_pid: i32) -> Result<Self, MemoryError> {
+        Ok(Self {
+            pid,
+            origin_pid,
+            memory: TargetMemory::open(pid)?,
+            mapping: Mutex::new(()),
+        })
     }
 }
 
 impl Door {
+    /// For a guest of these processes and threads.
     pub fn new(
         listener: Listener,
         sender: Sender,
         bell: Box<dyn Bell>,
-        pid: i32,
-        origin_pid: i32,
-    ) -> Result<Arc<Self>, MemoryError> {
-        let memory = TargetMemory::open(pid)?;
-        let state = Mutex::new(State::default());
-        Ok(Arc::new(Self {
+        members: Vec<Member>,
+        occupants: Vec<Occupant>,
+    ) -> Arc<Self> {
+        let process = |member: Member| {
+            let state = ProcessState {
+                member: Arc::new(member),
+                announced: 0,
+                placeholders: BTreeSet::new(),
+            };
+            (state.member.pid, state)
+        };
+        let thread = |occupant: Occupant| (occupant.tid, ThreadState::new(occupant));
+        let state = State {
+            processes: members.into_iter().map(process).collect(),
+            threads: occupants.into_iter().map(thread).collect(),
+            ..State::default()
+        };
+        Arc::new(Self {
             listener,
             sender,
             bell,
-            pid,
-            origin_pid,
-            memory,
-            state,
-            answered: Condvar::new(),
-        }))
+            state: Mutex::new(state),
+            pool: Mutex::default(),
+            free: Condvar::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -210,77 +317,136 @@ impl Door {
         self.lock().statistics
     }
 
-    /// A reply has arrived.
-    pub fn reply(&self, reply: Reply) {
+    /// A thread has ended.
+    pub fn forget_thread(&self, thread: i32) {
         let mut state = self.lock();
-        if let Some(flight) = &mut state.in_flight
-            && flight.id == reply.id
+        if let Some(thread) = state.threads.remove(&thread)
+            && let Some(flight) = thread.in_flight
         {
-            flight.reply = Some(reply);
-            self.answered.notify_all();
+            state.calls.remove(&flight.id);
+            flight.waiter.unpark();
         }
     }
 
-    /// A signal has arrived. To be called before any later reply is given to [`Door::reply`]; [`Door::received`] follows.
-    pub fn announce(&self) {
-        self.lock().announced += 1;
-    }
-
-    /// A signal that was announced is in the guest, or kept by the main thread.
-    pub fn received(&self) {
+    /// A process has ended.
+    pub fn forget_process(&self, pid: i32) {
         let mut state = self.lock();
-        state.announced = state.announced.saturating_sub(1);
+        state.processes.remove(&pid);
     }
 
-    /// Whether a signal is to be kept until the call under way is over: [`Bell::due`] will say so.
-    pub fn defers(&self, signal: i32) -> bool {
+    /// A reply has arrived.
+    pub fn reply(&self, reply: Reply) {
         let mut state = self.lock();
-        let kept_out = |mask: u64| mask & !UNBLOCKABLE & 1 << (signal - 1) != 0;
-        let defers = !state.stopping && state.finished.is_none() && state.mask.is_some_and(kept_out);
-        state.deferred |= defers;
-        defers
+        let Some(thread) = state.calls.get(&reply.id).copied() else {
+            return;
+        };
+        state.with(thread, |thread| {
+            if let Some(flight) = thread.in_flight.as_mut().filter(|flight| flight.id == reply.id) {
+                flight.reply = Some(reply);
+                flight.waiter.unpark();
+            }
+        });
     }
 
-    /// The mask of the call that the stopped guest was turned away from, if it has one of its own: what it lets in is to be
+    /// A signal for a process has arrived. To be called before any later reply is given to [`Door::reply`];
+    /// [`Door::received`] follows.
+    pub fn announce(&self, origin_pid: i32) {
+        let mut state = self.lock();
+        let process = state
+            .processes
+            .values_mut()
+            .find(|process| process.member.origin_pid == origin_pid);
+        if let Some(process) = process {
+            process.announced += 1;
+        }
+    }
+
+    /// A signal that was announced is in the process, or kept by the main thread.
+    pub fn received(&self, pid: i32) {
+        let mut state = self.lock();
+        let Some(process) = state.processes.get_mut(&pid) else {
+            return;
+        };
+        process.announced = process.announced.saturating_sub(1);
+        if process.announced > 0 {
+            return;
+        }
+        for thread in state
+            .threads
+            .values_mut()
+            .filter(|thread| thread.occupant.pid == pid && !thread.deferred)
+        {
+            if let Some((id, result)) = thread.finished.take() {
+                self.answer(id, result);
+            }
+        }
+    }
+
+    /// The mask of a thread's call under way, if it has one of its own.
+    pub fn mask(&self, thread: i32) -> Option<u64> {
+        let mut state = self.lock();
+        state.with(thread, |thread| {
+            thread.mask.filter(|_| !thread.stopping && thread.finished.is_none())
+        })
+    }
+
+    /// Whether a signal is to be kept until a thread's call under way is over, because that keeps it out: [`Bell::due`] will
+    /// say so.
+    pub fn defer(&self, thread: i32, signal: i32) -> bool {
+        let mut state = self.lock();
+        state.with(thread, |thread| {
+            let kept_out = |mask: u64| mask & !UNBLOCKABLE & 1 << (signal - 1) != 0;
+            let defers = !thread.stopping && thread.finished.is_none() && thread.mask.is_some_and(kept_out);
+            thread.deferred |= defers;
+            defers
+        })
+    }
+
+    /// The mask of the call that a stopped thread was turned away from, if it has one of its own: what it lets in is to be
     /// delivered under it.
-    pub fn unmasked(&self) -> Option<u64> {
-        self.lock().unmasked.take()
+    pub fn unmasked(&self, thread: i32) -> Option<u64> {
+        self.lock().with(thread, |thread| thread.unmasked.take())
     }
 
-    /// The guest runs a handler: a wait that was turned away is over, and the next one is another.
-    pub fn forget_wait(&self) {
-        self.lock().wait = None;
+    /// A thread runs a handler: a wait that was turned away is over, and the next one is another.
+    pub fn forget_wait(&self, thread: i32) {
+        self.lock().with(thread, |thread| thread.wait = None);
     }
 
     /// The origin cannot be reached any more.
     pub fn lose(&self) {
-        self.lock().lost = true;
-        self.answered.notify_all();
+        let mut state = self.lock();
+        state.lost = true;
+        let waiting = state.threads.values().filter_map(|thread| thread.in_flight.as_ref());
+        waiting.for_each(|flight| flight.waiter.unpark());
     }
 
-    /// From now on nothing keeps the guest from stopping. The interrupt must have been sent before.
-    pub fn begin_stop(&self) {
+    /// From now on nothing keeps a thread from stopping. The interrupt must have been sent before.
+    pub fn begin_stop(&self, thread: i32) {
         let mut state = self.lock();
-        state.stopping = true;
-        state.deferred = false;
-        if let Some(flight) = &state.in_flight
+        let Some(thread) = state.threads.get_mut(&thread) else {
+            return;
+        };
+        thread.stopping = true;
+        thread.deferred = false;
+        if let Some(flight) = &thread.in_flight
             && flight.cancellable
             && flight.reply.is_none()
         {
             // A failure shows itself at the receiver too.
             let _ = self.sender.send(&Message::Cancel(Cancel { call: flight.id }));
         }
-        if let Some(held) = state.held.take() {
+        if let Some(held) = thread.held.take() {
             let _ = self.listener.fail(held, ERESTARTSYS);
         }
-        if let Some((id, result)) = state.finished.take() {
+        if let Some((id, result)) = thread.finished.take() {
             self.answer(id, result);
         }
     }
 
-    /// The guest has stopped; calls are taken again when it goes on.
-    pub fn end_stop(&self) {
-        self.lock().stopping = false;
+    /// A thread has stopped; its calls are taken again when it goes on.
+    pub fn end_stop(&self, thread: i32) {
+        self.lock().with(thread, |thread| thread.stopping = false);
     }
 
     /// The origin cannot take the guest back: it goes on without what needs home.
@@ -288,37 +454,97 @@ impl Door {
         self.lock().stranded = true;
     }
 
-    /// Serves until the guest has ended or `wake` becomes readable.
-    pub fn serve(&self, wake: BorrowedFd<'_>) {
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves until the guest has ended, by as many threads as it needs.
+    pub fn serve(self: &Arc<Self>) -> io::Result<()> {
+        let door = Arc::clone(self);
+        thread::Builder::new()
+            .name("door".into())
+            .stack_size(STACK)
+            .spawn(move || door.attend())?;
+        Ok(())
+    }
+
+    /// The life of a thread at the door.
+    fn attend(self: &Arc<Self>) {
         loop {
-            match self.listener.recv(Some(wake)) {
-                Ok(notification) => match self.handle(&notification) {
-                    Ok(()) | Err(Failure::Ended) => {}
-                    Err(Failure::Again) => {
-                        let _ = self.listener.fail(notification.id, ERESTARTSYS);
+            let mut pool = self.pool();
+            while pool.receiving >= RECEIVERS && !pool.over {
+                pool.resting += 1;
+                pool = self.free.wait(pool).unwrap_or_else(PoisonError::into_inner);
+                pool.resting -= 1;
+            }
+            if pool.over {
+                return;
+            }
+            pool.receiving += 1;
+            drop(pool);
+            let received = self.listener.recv(None);
+            let mut pool = self.pool();
+            pool.receiving -= 1;
+            match received {
+                Ok(notification) => {
+                    if pool.receiving == 0 {
+                        if pool.resting > 0 {
+                            self.free.notify_one();
+                        } else if let Err(error) = self.serve() {
+                            tracing::error!("no further thread for the guest's calls: {error}");
+                        }
                     }
-                },
-                Err(RecvError::Ended) => return,
-                Err(RecvError::Io(error)) => {
-                    tracing::error!("the guest's door has failed: {error}");
+                    drop(pool);
+                    self.handle_or_turn_away(&notification);
+                }
+                Err(error) => {
+                    if let RecvError::Io(error) = error {
+                        tracing::error!("the guest's door has failed: {error}");
+                    }
+                    pool.over = true;
+                    self.free.notify_all();
                     return;
                 }
             }
         }
     }
 
-    fn handle(&self, notification: &Notification) -> Result<(), Failure> {
+    fn handle_or_turn_away(&self, notification: &Notification) {
+        let caller = {
+            let state = self.lock();
+            state.threads.get(&notification.pid).and_then(|thread| {
+                let process = state.processes.get(&thread.occupant.pid)?;
+                Some(Caller {
+                    member: Arc::clone(&process.member),
+                    tid: thread.occupant.tid,
+                    origin_tid: thread.occupant.origin_tid,
+                })
+            })
+        };
+        // One that has ended meanwhile waits for no answer.
+        let Some(caller) = caller else { return };
+        match self.handle(&caller, notification) {
+            Ok(()) | Err(Failure::Ended) => {}
+            Err(Failure::Again) => {
+                let _ = self.listener.fail(notification.id, ERESTARTSYS);
+            }
+        }
+    }
+
+    fn handle(&self, caller: &Caller, notification: &Notification) -> Result<(), Failure> {
         let wait = {
             let mut state = self.lock();
             state.statistics.notifications += 1;
-            state.unmasked = None;
-            state.wait.take().filter(|wait| wait.is(notification))
+            state.with(caller.tid, |thread| {
+                thread.unmasked = None;
+                thread.wait.take().filter(|wait| wait.is(notification))
+            })
         };
         let (number, arguments) = (notification.number, notification.args);
         if let Ok(true) = usage::answer(&self.listener, notification) {
             return Ok(());
         }
-        let step = marshal::begin(self.origin_pid, number, arguments, &self.memory)?;
+        let step = marshal::begin(caller.member.origin_pid, number, arguments, &caller.member.memory)?;
         // What was read belongs to this call only if it still waits.
         if !self.listener.is_valid(notification.id) {
             return Err(Failure::Ended);
@@ -328,32 +554,48 @@ impl Door {
                 self.lock().statistics.local += 1;
                 let _ = self.listener.resume(notification.id);
             }
-            Step::Answer(result) => self.give(notification.id, result),
+            Step::Answer(result) => self.give(caller, notification.id, result),
             Step::Forward(pending) => {
                 let closes = i64::from(number) == libc::SYS_close;
-                match self.wait(notification, pending, wait)? {
+                match self.wait(caller, notification, pending, wait)? {
                     // The guest's own copy goes too; the kernel's result is the same.
-                    Some(0) if closes && self.lock().placeholders.remove(&(arguments[0] as i32)) => {
+                    Some(0) if closes && self.drop_placeholder(caller, arguments[0] as i32) => {
                         let _ = self.listener.resume(notification.id);
                     }
-                    Some(result) => self.give(notification.id, result),
+                    Some(result) => self.give(caller, notification.id, result),
                     None => {
                         let _ = self.listener.resume(notification.id);
                     }
                 }
             }
-            Step::Home(reason) => self.hold(notification.id, &reason),
-            Step::Mmap(request) => self.map(notification.id, &request)?,
+            Step::Home(reason) => self.hold(caller, notification.id, &reason),
+            Step::Mmap(request) => self.map(caller, notification.id, &request)?,
             Step::OwnProc { path, flags } => {
-                let result = self.own_proc(&path, flags)?;
-                self.give(notification.id, result);
+                let result = self.own_proc(caller, &path, flags)?;
+                self.give(caller, notification.id, result);
             }
         }
         Ok(())
     }
 
+    fn drop_placeholder(&self, caller: &Caller, number: i32) -> bool {
+        let mut state = self.lock();
+        let process = state.processes.get_mut(&caller.member.pid);
+        process.is_some_and(|process| process.placeholders.remove(&number))
+    }
+
+    fn stopping(&self, caller: &Caller) -> bool {
+        self.lock().with(caller.tid, |thread| thread.stopping)
+    }
+
     /// Forwards a call with what a wait needs beside: its own mask, and the time that has passed of it already.
-    fn wait(&self, call: &Notification, mut pending: Pending, earlier: Option<Wait>) -> Result<Option<i64>, Failure> {
+    fn wait(
+        &self,
+        caller: &Caller,
+        call: &Notification,
+        mut pending: Pending,
+        earlier: Option<Wait>,
+    ) -> Result<Option<i64>, Failure> {
         let number = i64::from(call.number);
         let deadline = match earlier {
             Some(earlier) => {
@@ -366,49 +608,59 @@ impl Door {
                 .and_then(|timeout| Instant::now().checked_add(timeout)),
         };
         let mask = pending.temporary_mask();
-        let urgent = mask.is_some_and(|mask| self.signals() & (!mask | UNBLOCKABLE) != 0);
+        let urgent = mask.is_some_and(|mask| self.signals(caller) & (!mask | UNBLOCKABLE) != 0);
         if urgent {
             // What is ready counts more than signals, as in the kernel.
             pending.set_timeout(Duration::ZERO);
         }
-        self.lock().mask = mask.filter(|_| !urgent);
-        let result = self.forward(pending);
+        self.lock()
+            .with(caller.tid, |thread| thread.mask = mask.filter(|_| !urgent));
+        let result = self.forward(caller, pending);
         let mut state = self.lock();
-        state.mask = None;
+        let Some(thread) = state.threads.get_mut(&caller.tid) else {
+            return Err(Failure::Ended);
+        };
+        thread.mask = None;
         let (nohand, eintr) = (-i64::from(ERESTARTNOHAND), -i64::from(libc::EINTR));
         let result = match result? {
             Some(0) if urgent => Some(nohand),
             Some(error) if error == -i64::from(ERESTART_RESTARTBLOCK) => Some(nohand),
             Some(error) if error == -i64::from(ERESTARTSYS) && WAITS.contains(&number) => Some(nohand),
-            Some(error) if error == eintr && state.stopping && IDLE.contains(&number) => Some(nohand),
+            Some(error) if error == eintr && thread.stopping && IDLE.contains(&number) => Some(nohand),
             other => other,
         };
         if result.is_some_and(|result| (-516..=-512).contains(&result)) {
-            state.unmasked = mask;
-            state.wait = deadline.map(|deadline| Wait {
+            thread.unmasked = mask;
+            thread.wait = deadline.map(|deadline| Wait {
                 number: call.number,
                 arguments: call.args,
                 instruction_pointer: call.instruction_pointer,
                 deadline,
             });
-            state.deferred |= urgent;
+            thread.deferred |= urgent;
         }
         Ok(result)
     }
 
-    /// The signals that wait in the guest.
-    fn signals(&self) -> u64 {
-        let status = ProcDir::open(self.pid).and_then(|directory| directory.status());
+    /// The signals that wait in the guest for this thread.
+    fn signals(&self, caller: &Caller) -> u64 {
+        let status = ProcDir::open(caller.member.pid)
+            .and_then(|directory| directory.thread(caller.tid))
+            .and_then(|directory| directory.status());
         status.map_or(0, |status| status.pending | status.shared_pending)
     }
 
-    /// The call is over, as soon as the signals before its end are in the guest.
-    fn give(&self, id: u64, result: i64) {
+    /// The call is over, as soon as the signals before its end are in the process.
+    fn give(&self, caller: &Caller, id: u64, result: i64) {
         let mut state = self.lock();
-        if !state.stopping && (state.announced > 0 || state.deferred) {
-            state.finished = Some((id, result));
-            if state.announced == 0 {
-                self.bell.due();
+        let announced = state.announced(caller.member.pid);
+        let Some(thread) = state.threads.get_mut(&caller.tid) else {
+            return;
+        };
+        if !thread.stopping && (announced > 0 || thread.deferred) {
+            thread.finished = Some((id, result));
+            if thread.deferred {
+                self.bell.due(caller.tid);
             }
         } else {
             self.answer(id, result);
@@ -423,26 +675,28 @@ impl Door {
         };
     }
 
-    fn hold(&self, id: u64, reason: &str) {
+    fn hold(&self, caller: &Caller, id: u64, reason: &str) {
         let mut state = self.lock();
-        if state.stranded {
+        let stranded = state.stranded;
+        let Some(thread) = state.threads.get_mut(&caller.tid) else {
+            return;
+        };
+        if stranded || thread.stopping {
+            let errno = if stranded { libc::EAGAIN } else { ERESTARTSYS };
             drop(state);
-            let _ = self.listener.fail(id, libc::EAGAIN);
-        } else if state.stopping {
-            drop(state);
-            let _ = self.listener.fail(id, ERESTARTSYS);
+            let _ = self.listener.fail(id, errno);
         } else {
-            state.held = Some(id);
+            thread.held = Some(id);
             drop(state);
             self.bell.needs_home(reason.to_string());
         }
     }
 
     /// Gives the result, or nothing if the guest's own kernel is to make the call too.
-    fn forward(&self, mut pending: Pending) -> Result<Option<i64>, Failure> {
+    fn forward(&self, caller: &Caller, mut pending: Pending) -> Result<Option<i64>, Failure> {
         loop {
-            let reply = self.exchange(pending.call().clone(), true)?;
-            match pending.finish(reply, &self.memory)? {
+            let reply = self.exchange(caller, pending.call().clone(), true)?;
+            match pending.finish(reply, &caller.member.memory)? {
                 Outcome::Done(result) => return Ok(Some(result)),
                 Outcome::Local => return Ok(None),
                 Outcome::Again(next) => pending = next,
@@ -450,17 +704,18 @@ impl Door {
         }
     }
 
-    /// One round trip. On the channel the call has an id of ours; the reply has its own again. When the guest is to stop, a
+    /// One round trip. On the channel the call has an id of ours; the reply has its own again. When the thread is to stop, a
     /// call that is cancellable is answered with a restart code: what came before it is not lost.
-    fn exchange(&self, mut call: Call, cancellable: bool) -> Result<Reply, Failure> {
+    fn exchange(&self, caller: &Caller, mut call: Call, cancellable: bool) -> Result<Reply, Failure> {
         let own_id = call.id;
         let started = Instant::now();
-        {
-            let mut state = self.lock();
-            if state.lost {
+        let id = {
+            let mut guard = self.lock();
+            let state = &mut *guard;
+            let Some(thread) = state.threads.get_mut(&caller.tid).filter(|_| !state.lost) else {
                 return Err(Failure::Ended);
-            }
-            if state.stopping && cancellable {
+            };
+            if thread.stopping && cancellable {
                 return Ok(Reply {
                     id: own_id,
                     result: -i64::from(ERESTARTSYS),
@@ -468,69 +723,89 @@ impl Door {
                 });
             }
             state.next_id += 1;
-            (call.id, call.process) = (state.next_id, self.origin_pid);
-            state.in_flight = Some(InFlight {
-                id: call.id,
+            let id = state.next_id;
+            thread.in_flight = Some(InFlight {
+                id,
                 reply: None,
                 cancellable,
+                waiter: thread::current(),
             });
-        }
+            state.calls.insert(id, caller.tid);
+            id
+        };
+        (call.id, call.process, call.thread) = (id, caller.member.origin_pid, caller.origin_tid);
         if let Err(error) = self.sender.send(&Message::Call(call)) {
             tracing::warn!("cannot send a call: {error}");
             self.lose();
         }
-        let mut state = self.lock();
         loop {
-            if let Some(mut reply) = state.in_flight.as_mut().and_then(|flight| flight.reply.take()) {
+            let mut guard = self.lock();
+            let state = &mut *guard;
+            let Some(thread) = state.threads.get_mut(&caller.tid) else {
+                return Err(Failure::Ended);
+            };
+            let reply = thread.in_flight.as_mut().and_then(|flight| flight.reply.take());
+            if reply.is_some() || state.lost {
+                thread.in_flight = None;
+                state.calls.remove(&id);
+            }
+            if let Some(mut reply) = reply {
                 reply.id = own_id;
-                state.in_flight = None;
                 state.statistics.round_trips += 1;
                 state.statistics.waiting_us += started.elapsed().as_micros() as u64;
                 return Ok(reply);
             }
             if state.lost {
-                state.in_flight = None;
                 return Err(Failure::Ended);
             }
-            state = self.answered.wait(state).unwrap_or_else(PoisonError::into_inner);
+            drop(guard);
+            thread::park();
         }
     }
 
     /// A call of our own at the origin, one that does not wait.
-    fn ask(&self, number: i64, arguments: [Argument; 6], segments: Vec<Segment>) -> Result<Reply, Failure> {
+    fn ask(
+        &self,
+        caller: &Caller,
+        number: i64,
+        arguments: [Argument; 6],
+        segments: Vec<Segment>,
+    ) -> Result<Reply, Failure> {
         let call = Call {
             id: 0,
-            process: self.origin_pid,
+            process: caller.member.origin_pid,
+            thread: caller.origin_tid,
             number: number as u32,
             arguments,
             segments,
             pointers: Vec::new(),
         };
-        self.exchange(call, false)
+        self.exchange(caller, call, false)
     }
 
     /// `mmap` of a descriptor: the part of the file that it shows is fetched into a memfd, which takes the descriptor's
     /// place in the guest for the kernel's own mmap.
-    fn map(&self, id: u64, request: &MmapRequest) -> Result<(), Failure> {
+    fn map(&self, caller: &Caller, id: u64, request: &MmapRequest) -> Result<(), Failure> {
         let shared = request.flags & libc::MAP_TYPE != libc::MAP_PRIVATE;
         // What it may write to the file itself, it has to see in the mapping too.
-        if shared && self.is_writable(request.descriptor)? {
-            self.hold(id, "it maps a file shared that it may write");
+        if shared && self.is_writable(caller, request.descriptor)? {
+            self.hold(caller, id, "it maps a file shared that it may write");
             return Ok(());
         }
-        let size = match self.regular_size(request.descriptor)? {
+        let size = match self.regular_size(caller, request.descriptor)? {
             Ok(Some(size)) => size,
             Ok(None) => {
-                self.hold(id, "it maps something that is no regular file");
+                self.hold(caller, id, "it maps something that is no regular file");
                 return Ok(());
             }
             Err(errno) => {
-                self.give(id, errno);
+                self.give(caller, id, errno);
                 return Ok(());
             }
         };
+        let _alone = caller.member.mapping.lock().unwrap_or_else(PoisonError::into_inner);
         let result = match new_memfd(size) {
-            Ok(file) => match self.fetch(request, size, &file)? {
+            Ok(file) => match self.fetch(caller, request, size, &file)? {
                 0 => {
                     let number = request.descriptor;
                     // Read-only, so that the mapping can become writable here no more than at home.
@@ -540,7 +815,9 @@ impl Door {
                     };
                     match self.listener.add_fd(id, file.as_fd(), Some(number), true, false) {
                         Ok(_) => {
-                            self.lock().placeholders.insert(number);
+                            if let Some(process) = self.lock().processes.get_mut(&caller.member.pid) {
+                                process.placeholders.insert(number);
+                            }
                             let _ = self.listener.resume(id);
                             return Ok(());
                         }
@@ -551,21 +828,26 @@ impl Door {
             },
             Err(error) => -i64::from(error.raw_os_error().unwrap_or(libc::ENOMEM)),
         };
-        self.give(id, result);
+        self.give(caller, id, result);
         Ok(())
     }
 
     /// Whether a descriptor can be read and written: then a shared mapping of it may be written, now or later.
-    fn is_writable(&self, descriptor: i32) -> Result<bool, Failure> {
+    fn is_writable(&self, caller: &Caller, descriptor: i32) -> Result<bool, Failure> {
         let [zero, descriptor, get] = [0, descriptor as u64, libc::F_GETFL as u64].map(Argument::Value);
         let flags = self
-            .ask(libc::SYS_fcntl, [descriptor, get, zero, zero, zero, zero], Vec::new())?
+            .ask(
+                caller,
+                libc::SYS_fcntl,
+                [descriptor, get, zero, zero, zero, zero],
+                Vec::new(),
+            )?
             .result;
         Ok(flags >= 0 && flags as i32 & libc::O_ACCMODE == libc::O_RDWR)
     }
 
     /// The size of the regular file behind a descriptor, `None` for other kinds; or the negative errno of fstat.
-    fn regular_size(&self, descriptor: i32) -> Result<Result<Option<u64>, i64>, Failure> {
+    fn regular_size(&self, caller: &Caller, descriptor: i32) -> Result<Result<Option<u64>, i64>, Failure> {
         const STAT: u32 = size_of::<libc::stat>() as u32;
         let value = Argument::Value;
         let arguments = [
@@ -577,6 +859,7 @@ impl Door {
             value(0),
         ];
         let reply = self.ask(
+            caller,
             libc::SYS_fstat,
             arguments,
             vec![Segment::Out {
@@ -602,11 +885,11 @@ impl Door {
     }
 
     /// Reads the mapped part of the file; 0 or a negative errno as mmap would give it.
-    fn fetch(&self, request: &MmapRequest, size: u64, file: &File) -> Result<i64, Failure> {
+    fn fetch(&self, caller: &Caller, request: &MmapRequest, size: u64, file: &File) -> Result<i64, Failure> {
         let mut at = request.offset;
         let end = request.offset.saturating_add(request.length).min(size);
         while at < end {
-            if self.lock().stopping {
+            if self.stopping(caller) {
                 return Err(Failure::Again);
             }
             let length = FETCH.min(end - at) as u32;
@@ -620,6 +903,7 @@ impl Door {
                 value(0),
             ];
             let reply = self.ask(
+                caller,
                 libc::SYS_pread64,
                 arguments,
                 vec![Segment::Out {
@@ -648,8 +932,8 @@ impl Door {
     }
 
     /// A file of the guest's own `/proc` directory: its contents as they are now, in a memory file at the origin.
-    fn own_proc(&self, path: &str, flags: u64) -> Result<i64, Failure> {
-        let contents = match self.own_proc_contents(path)? {
+    fn own_proc(&self, caller: &Caller, path: &str, flags: u64) -> Result<i64, Failure> {
+        let contents = match self.own_proc_contents(caller, path)? {
             Ok(contents) => contents,
             Err(errno) => return Ok(errno),
         };
@@ -668,7 +952,7 @@ impl Door {
             value(0),
             value(0),
         ];
-        let descriptor = self.ask(libc::SYS_memfd_create, arguments, vec![name])?.result;
+        let descriptor = self.ask(caller, libc::SYS_memfd_create, arguments, vec![name])?.result;
         if descriptor < 0 {
             return Ok(descriptor);
         }
@@ -682,14 +966,15 @@ impl Door {
                 value(0),
                 value(0),
             ];
-            self.ask(libc::SYS_pwrite64, arguments, vec![Segment::In(chunk.to_vec())])?;
+            self.ask(caller, libc::SYS_pwrite64, arguments, vec![Segment::In(chunk.to_vec())])?;
             at += chunk.len() as u64;
         }
         Ok(descriptor)
     }
 
-    fn own_proc_contents(&self, name: &str) -> Result<Result<Vec<u8>, i64>, Failure> {
-        let read = ProcDir::open(self.pid).and_then(|directory| directory.read(name));
+    fn own_proc_contents(&self, caller: &Caller, name: &str) -> Result<Result<Vec<u8>, i64>, Failure> {
+        let here = self.with_own_numbers(caller, name);
+        let read = ProcDir::open(caller.member.pid).and_then(|directory| directory.read(&here));
         let Ok(contents) = read else {
             return Ok(Err(-i64::from(libc::ENOENT)));
         };
@@ -699,19 +984,36 @@ impl Door {
             _ => return Ok(Ok(contents)),
         };
         Ok(self
-            .read_at_origin(&format!("/proc/self/{name}"))?
+            .read_at_origin(caller, &format!("/proc/self/{name}"))?
             .map(|at_origin| merge(&contents, &at_origin)))
     }
 
+    /// A path below `/proc/PID` with a thread's number as this host has it.
+    fn with_own_numbers(&self, caller: &Caller, name: &str) -> String {
+        let Some((thread, file)) = name.strip_prefix("task/").and_then(|rest| rest.split_once('/')) else {
+            return name.to_owned();
+        };
+        let state = self.lock();
+        let of_caller =
+            |occupant: &Occupant| occupant.pid == caller.member.pid && Ok(occupant.origin_tid) == thread.parse();
+        let occupant = state.threads.values().map(|thread| thread.occupant).find(of_caller);
+        occupant.map_or_else(|| name.to_owned(), |occupant| format!("task/{}/{file}", occupant.tid))
+    }
+
     /// A small file of the origin, or the negative errno that stands in the way.
-    fn read_at_origin(&self, path: &str) -> Result<Result<Vec<u8>, i64>, Failure> {
+    fn read_at_origin(&self, caller: &Caller, path: &str) -> Result<Result<Vec<u8>, i64>, Failure> {
         const ROOM: u32 = 16 << 10;
         let [zero, room] = [0, u64::from(ROOM)].map(Argument::Value);
         let (none, first) = (Argument::Value(libc::AT_FDCWD as u64), Argument::Segment(0));
         let flags = Argument::Value((libc::O_RDONLY | libc::O_CLOEXEC) as u64);
         let path = Segment::In([path.as_bytes(), b"\0"].concat());
         let descriptor = self
-            .ask(libc::SYS_openat, [none, first, flags, zero, zero, zero], vec![path])?
+            .ask(
+                caller,
+                libc::SYS_openat,
+                [none, first, flags, zero, zero, zero],
+                vec![path],
+            )?
             .result;
         if descriptor < 0 {
             return Ok(Err(descriptor));
@@ -722,11 +1024,17 @@ impl Door {
             keep: Keep::Returned,
         };
         let reply = self.ask(
+            caller,
             libc::SYS_pread64,
             [descriptor, first, room, zero, zero, zero],
             vec![out],
         )?;
-        self.ask(libc::SYS_close, [descriptor, zero, zero, zero, zero, zero], Vec::new())?;
+        self.ask(
+            caller,
+            libc::SYS_close,
+            [descriptor, zero, zero, zero, zero, zero],
+            Vec::new(),
+        )?;
         let bytes = reply.outputs.into_iter().next().map(|output| output.bytes);
         Ok(match reply.result {
             error if error < 0 => Err(error),

@@ -1,24 +1,31 @@
 //! A guest: a job's body at the destination, and the supervisor that keeps it.
 //!
 //! ```text
-//!   build   vessel (own namespaces, the job's PID) → restorer → guest filter → held at its first instruction
-//!   run     main thread: ptrace, signals, job control, recall      door thread: notifications
+//!   build   vessels (own namespaces, the job's PIDs) → restorer → guest filter → held at their first instructions
+//!   run     main thread: ptrace, signals, job control, recall      door threads: notifications
 //!           receiver thread: Reply → door, everything else → main thread
 //! ```
 //!
-//! The guest stays traced for life: a signal of the origin is queued inside it with its own `siginfo`, stops are decided
-//! here (a process alone in its session would ignore Ctrl-Z), and it dies with this process (`PTRACE_O_EXITKILL`).
+//! Every thread stays traced for life: a signal of the origin is queued inside it with its own `siginfo`, stops are decided
+//! here (a process alone in its session would ignore Ctrl-Z), and all die with this process (`PTRACE_O_EXITKILL`).
+//!
+//! The processes are all children of the keeper, whatever they are to each other: their relations, and what comes of
+//! them (`SIGCHLD`, `wait4`), are those of their deputies at the origin.
+//!
+//! **Signals for a process** are given to the thread that the kernel would choose: the leader if it lets them in, else the
+//! first one that does. While none does they are pending for the process.
 //!
 //! Once running it has no descriptors, no file system, no network, no other process: what is not forwarded to the
 //! origin does not exist.
 
-use crate::capture::{self, CaptureError, Description, Frozen};
-use crate::door::{Bell, Door};
+use crate::capture::{self, CaptureError, Frozen};
+use crate::door::{Bell, Door, Member, Occupant};
 use crate::filter;
 use crate::notify::Listener;
 use crate::restore::{Home, RestoreError, Restored, Restorer};
 use crate::sys;
 use crate::transfer::{ImageSink, ImageStream, Piece};
+use crate::undertaker::Undertaker;
 use crate::vessel::{Specification, Vessel, VesselError, World};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::io::{self, Read};
@@ -31,7 +38,7 @@ use std::time::{Duration, Instant};
 use vrun_image::state::{Job, Process};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::channel::{Receiver, Sender};
-use vrun_remote_io::message::{ExitStatus, Exited, Message, Reason, Stopped, clip};
+use vrun_remote_io::message::{Continued, ExitStatus, Exited, Message, Reason, Stopped, clip};
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Expect, Injection, Script, Status, TraceError, Tracee, area};
 
@@ -42,8 +49,6 @@ const SIGNALS: [i32; 4] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIG
 const ERESTARTNOHAND: i64 = -514;
 /// Messages of the origin that may wait for the main thread. More of them is no origin of ours.
 const FLOOD: usize = 16 << 10;
-/// How long a dead guest's CPU times are waited for.
-const REPORT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
@@ -63,6 +68,10 @@ pub enum GuestError {
     Trace(#[from] TraceError),
     #[error(transparent)]
     Filter(#[from] filter::FilterError),
+    #[error(transparent)]
+    Deputy(#[from] crate::deputy::DeputyError),
+    #[error("the image has a thread {0} that the job does not have here")]
+    Thread(i32),
     #[error(transparent)]
     Memory(#[from] crate::memory::MemoryError),
     #[error("cannot {0}: {1}")]
@@ -89,10 +98,10 @@ fn is_gone(error: &GuestError) -> bool {
 #[derive(Debug)]
 pub struct Built {
     vessel: Vessel,
-    restored: Restored,
+    /// The processes of the job, each with where this host's own vDSO is in it, if the program does not know of it.
+    built: Vec<(Restored, Option<Range<u64>>)>,
     listener: Listener,
     job: Job,
-    foreign_vdso: Option<Range<u64>>,
 }
 
 /// Builds a guest from an image. Call it while this process has one thread.
@@ -114,23 +123,30 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     tracee.wait_interrupted()?;
     let restorer = Restorer::begin(tracee, process, Home::Away)?;
     let listener = install_filter(restorer.injection(), &filter, vessel.socket)?;
-    fill(&restorer, &mut reader)?;
-    let foreign_vdso = restorer.foreign_vdso.clone();
-    let restored = restorer.finish(process, &[])?;
+    let restorers = vec![restorer];
+    fill(&restorers, &mut reader)?;
+    let finish = |(restorer, process): (Restorer, &Process)| {
+        let foreign_vdso = restorer.foreign_vdso.clone();
+        Ok((restorer.finish(process, &[])?, foreign_vdso))
+    };
+    let built = restorers.into_iter().zip(&job.processes).map(finish);
     Ok(Built {
         vessel,
-        restored,
+        built: built.collect::<Result<_, GuestError>>()?,
         listener,
         job: *job,
-        foreign_vdso,
     })
 }
 
-/// Puts the contents of an image into a process under construction, up to the image's end.
-pub fn fill<R: Read>(restorer: &Restorer, reader: &mut Reader<R>) -> Result<(), GuestError> {
+/// Puts the contents of an image into processes under construction, up to the image's end.
+pub fn fill<R: Read>(restorers: &[Restorer], reader: &mut Reader<R>) -> Result<(), GuestError> {
     loop {
         match reader.next()? {
-            Record::Pages { start, bytes, .. } => restorer.pages(start, bytes)?,
+            Record::Pages { process, start, bytes } => {
+                if let Some(restorer) = restorers.get(process as usize) {
+                    restorer.pages(start, bytes)?;
+                }
+            }
             Record::File { .. } | Record::Job(_) => {}
             Record::End(_) => return Ok(()),
         }
@@ -180,8 +196,8 @@ pub enum Event {
     /// The channel has ended, and why.
     Lost(String),
     NeedsHome(String),
-    /// A call is over but for signals: [`Bell::due`].
-    Due,
+    /// A thread's call is over but for signals: [`Bell::due`].
+    Due(i32),
     /// A client asks for it to be brought home. The first answer says that the origin was asked; an error after it, that
     /// the guest goes on here; that the sender is dropped, that it went.
     Home(mpsc::Sender<Result<(), String>>),
@@ -211,8 +227,8 @@ impl Bell for Mailbox {
         self.post(Event::NeedsHome(reason));
     }
 
-    fn due(&self) {
-        self.post(Event::Due);
+    fn due(&self, thread: i32) {
+        self.post(Event::Due(thread));
     }
 }
 
@@ -220,32 +236,41 @@ impl Bell for Mailbox {
 #[derive(Debug)]
 pub struct Facts {
     pub job: Job,
-    /// Host PID of the process.
-    pub pid: i32,
+    /// Host PIDs of the processes, the first one first.
+    pub pids: Vec<i32>,
     pub door: Arc<Door>,
 }
 
-enum Condition {
-    Running,
-    /// Held by us in place of a job-control stop.
-    Stopped,
-    /// On its way home.
-    Held(Box<(Frozen, Description)>),
+/// A thread of the guest.
+struct Limb {
+    tracee: Tracee,
+    /// Its TID at the origin.
+    origin_tid: i32,
+    /// Signals that its call keeps out until it is over.
+    deferred: Vec<[u8; SIGINFO]>,
+}
+
+/// A process of the guest.
+struct Body {
+    /// Host PID.
+    pid: i32,
+    /// As it arrived.
+    process: Process,
+    foreign_vdso: Option<Range<u64>>,
+    /// The leader first, as long as it lives.
+    limbs: Vec<Limb>,
+    /// All threads are held by us in place of a job-control stop.
+    stopped: bool,
 }
 
 struct Guest {
     vessel: Vessel,
-    tracee: Tracee,
     door: Arc<Door>,
     sender: Sender,
-    process: Process,
     job: Job,
-    foreign_vdso: Option<Range<u64>>,
-    condition: Condition,
-    /// Signals that the guest's call keeps out until it is over.
-    deferred: Vec<[u8; SIGINFO]>,
-    /// It ended while it was waited for.
-    over: bool,
+    bodies: Vec<Body>,
+    /// On its way home.
+    held: Option<Vec<Frozen>>,
     /// A `Recall` has been asked for and not answered.
     asked_home: bool,
     /// Who asked for it.
@@ -273,33 +298,51 @@ pub fn run(
     };
     let Built {
         vessel,
-        restored,
+        built,
         listener,
         job,
-        foreign_vdso,
     } = built;
-    let process = job.processes[0].clone();
-    let tracee = restored.threads()[0];
-    let bell = Box::new(mailbox.clone());
-    let door = Door::new(listener, sender.clone(), bell, tracee.tid(), process.pid)?;
-
-    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-        thread::Builder::new()
-            .name(name.into())
-            .spawn(work)
-            .map_err(|error| GuestError::Io("start a thread", error))
-    };
-    // Never signalled: the door ends with the guest.
-    let quiet = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| GuestError::Io("make an eventfd", error.into()))?;
-    let served = Arc::clone(&door);
-    spawn("door", Box::new(move || served.serve(quiet.as_fd())))?;
+    let mut bodies = Vec::new();
+    let mut members = Vec::new();
+    let mut occupants = Vec::new();
+    let mut leaders = Vec::new();
+    for (process, (restored, foreign_vdso)) in job.processes.iter().zip(&built) {
+        let threads = restored.threads().iter().zip(&process.threads);
+        let limbs: Vec<_> = threads
+            .map(|(tracee, thread)| Limb {
+                tracee: *tracee,
+                origin_tid: thread.tid,
+                deferred: Vec::new(),
+            })
+            .collect();
+        let pid = limbs.first().map_or(0, |leader| leader.tracee.tid());
+        members.push(Member::new(pid, process.pid)?);
+        occupants.extend(limbs.iter().map(|limb| Occupant {
+            tid: limb.tracee.tid(),
+            origin_tid: limb.origin_tid,
+            pid,
+        }));
+        leaders.push(sys::pidfd(pid).map_err(io("hold a process of the guest"))?);
+        bodies.push(Body {
+            pid,
+            process: process.clone(),
+            foreign_vdso: foreign_vdso.clone(),
+            limbs,
+            stopped: false,
+        });
+    }
+    let door = Door::new(listener, sender.clone(), Box::new(mailbox.clone()), members, occupants);
+    door.serve().map_err(io("start a thread"))?;
     let (replies, post, line) = (Arc::clone(&door), mailbox.clone(), sender.clone());
-    spawn("receiver", Box::new(move || receive(receiver, &line, &replies, &post)))?;
+    thread::Builder::new()
+        .name("receiver".into())
+        .spawn(move || receive(receiver, &line, &replies, &post, &leaders))
+        .map_err(io("start a thread"))?;
 
     ready(
         Arc::new(Facts {
             job: job.clone(),
-            pid: tracee.tid(),
+            pids: bodies.iter().map(|body| body.pid).collect(),
             door: Arc::clone(&door),
         }),
         mailbox,
@@ -307,21 +350,21 @@ pub fn run(
     sender
         .be_patient()
         .map_err(|error| GuestError::Io("set up the connection", io::Error::other(error)))?;
+    let _undertaker = Undertaker::of(&bodies.iter().map(|body| body.pid).collect::<Vec<_>>())
+        .map_err(io("watch the guest's processes"))?;
     // Everything that this process will ever need is open now.
     seccompiler::apply_filter_all_threads(&filter::confine_guest_supervisor()?)
         .map_err(|error| GuestError::Io("confine the guest's supervisor", io::Error::other(error)))?;
-    restored.run()?;
+    for (restored, _) in built {
+        restored.run()?;
+    }
     let mut guest = Guest {
         vessel: vessel.launch(),
-        tracee,
         door,
         sender,
-        process,
         job,
-        foreign_vdso,
-        condition: Condition::Running,
-        deferred: Vec::new(),
-        over: false,
+        bodies,
+        held: None,
         asked_home: false,
         clients: Vec::new(),
     };
@@ -345,7 +388,7 @@ pub fn run(
         match guest.attend(&inbox, &waiting) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            // It ended while something was done to it: its end wakes us in a moment.
+            // A thread ended while something was done to it: its end wakes us in a moment.
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
         }
@@ -353,7 +396,7 @@ pub fn run(
 }
 
 /// The channel's receiver: replies go straight to the door.
-fn receive(mut receiver: Receiver, sender: &Sender, door: &Door, mailbox: &Mailbox) {
+fn receive(mut receiver: Receiver, sender: &Sender, door: &Door, mailbox: &Mailbox, leaders: &[OwnedFd]) {
     let lost = loop {
         match Piece::receive(&mut receiver) {
             _ if mailbox.waiting.load(Ordering::Relaxed) > FLOOD => {
@@ -363,8 +406,8 @@ fn receive(mut receiver: Receiver, sender: &Sender, door: &Door, mailbox: &Mailb
             }
             Ok(Piece::Said(Message::Reply(reply))) => door.reply(reply),
             Ok(Piece::Said(message)) => {
-                if matches!(message, Message::Signal(_)) {
-                    door.announce();
+                if let Message::Signal(signal) = &message {
+                    door.announce(signal.process);
                 }
                 mailbox.post(Event::Said(message));
             }
@@ -373,17 +416,20 @@ fn receive(mut receiver: Receiver, sender: &Sender, door: &Door, mailbox: &Mailb
         }
     };
     door.lose();
+    // The main thread may be waiting for a thread to stop whose call will never be answered.
+    for leader in leaders {
+        let _ = sys::pidfd_kill(leader.as_fd());
+    }
     mailbox.post(Event::Lost(lost));
 }
 
-impl Guest {
-    fn pid(&self) -> i32 {
-        self.tracee.tid()
-    }
+/// Threads that were stopped, each with the signals whose delivery that held up, and what was known of it before.
+type Halted = Vec<(Tracee, Vec<[u8; SIGINFO]>, Option<crate::interrupted::LastRan>)>;
 
+impl Guest {
     /// Looks after everything that waits. True: nothing is left to do here.
     fn attend(&mut self, inbox: &mpsc::Receiver<Event>, waiting: &AtomicUsize) -> Result<bool, GuestError> {
-        if self.reap()? || self.over {
+        if self.reap()? {
             return Ok(true);
         }
         while let Ok(event) = inbox.try_recv() {
@@ -392,54 +438,63 @@ impl Guest {
                 return Ok(true);
             }
         }
-        Ok(false)
+        // What was done may have reaped the last one.
+        Ok(self.bodies.is_empty())
     }
 
-    /// Takes what the kernel reports of the guest. True: it has ended.
+    /// Takes what the kernel reports of the guest. True: the last process has ended.
     fn reap(&mut self) -> Result<bool, GuestError> {
-        while let Some((pid, status)) =
-            vrun_shim::tracee::wait(-1, libc::WNOHANG).map_err(|error| GuestError::Io("wait for the guest", error))?
-        {
-            if pid != self.pid() {
-                continue; // the keeper
+        while let Some(reported) = sys::wait_any().map_err(|error| GuestError::Io("wait for the guest", error))? {
+            let (tid, status) = (reported.tid, Status::from_raw(reported.status));
+            if self.bodies.iter().any(|body| body.has(tid)) {
+                if status.is_end() {
+                    self.ended(tid, status, reported.user_us, reported.system_us);
+                } else {
+                    self.stopped(tid, status)?;
+                }
             }
-            if status.is_end() {
-                self.ended(status);
-                return Ok(true);
-            }
-            self.stopped(status)?;
         }
-        Ok(false)
+        Ok(self.bodies.is_empty())
     }
 
-    fn stopped(&mut self, status: Status) -> Result<(), GuestError> {
+    fn body(&self, tid: i32) -> Option<&Body> {
+        self.bodies.iter().find(|body| body.has(tid))
+    }
+
+    fn stopped(&mut self, tid: i32, status: Status) -> Result<(), GuestError> {
+        let Some(body) = self.body(tid) else { return Ok(()) };
+        let tracee = body.limb(tid);
         match status {
             Status::Stopped(signal @ (libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU))
-                if self.stops_by(signal)? =>
+                if stops_by(body.pid, signal)? =>
             {
-                self.condition = Condition::Stopped;
-                self.say(&Message::GuestStopped(Stopped { signal }));
+                let process = body.process.pid;
+                self.stop(process, Some(tid))?;
+                self.say(&Message::GuestStopped(Stopped { process, signal }));
             }
             Status::Stopped(signal) => {
-                if self.status()?.caught & bit(signal) != 0 {
-                    self.door.forget_wait();
+                if status_of(body.pid, tid)?.caught & bit(signal) != 0 {
+                    self.door.forget_wait(tid);
                 }
-                self.tracee.resume(signal)?;
+                tracee.resume(signal)?;
             }
-            _ => self.tracee.resume(0)?,
+            _ => tracee.resume(0)?,
         }
         Ok(())
     }
 
-    /// Whether this stop signal has its default action.
-    fn stops_by(&self, signal: i32) -> Result<bool, GuestError> {
-        let status = self.status()?;
-        Ok((status.caught | status.ignored) & bit(signal) == 0)
-    }
-
-    fn status(&self) -> Result<crate::proc::Status, GuestError> {
-        let status = crate::proc::ProcDir::open(self.pid()).and_then(|directory| directory.status());
-        status.map_err(|error| GuestError::Io("read the guest's status", io::Error::other(error)))
+    /// Stops all threads of a process but one that has stopped already, in place of a job-control stop.
+    fn stop(&mut self, process: i32, already: Option<i32>) -> Result<(), GuestError> {
+        let Some(body) = self.bodies.iter_mut().find(|body| body.process.pid == process) else {
+            return Ok(());
+        };
+        body.stopped = true;
+        let others: Vec<_> = body.tracees().filter(|tracee| Some(tracee.tid()) != already).collect();
+        for (tracee, signals, _) in self.halt(&others)? {
+            self.queue(tracee, &signals)?;
+            self.door.end_stop(tracee.tid());
+        }
+        Ok(())
     }
 
     fn say(&self, message: &Message) {
@@ -448,35 +503,34 @@ impl Guest {
         }
     }
 
-    fn ended(&mut self, status: Status) {
-        self.stays("the job has just ended");
+    /// A thread has ended. A process has with its leader, whose end is reported last.
+    fn ended(&mut self, tid: i32, status: Status, user_us: u64, system_us: u64) {
+        self.door.forget_thread(tid);
+        let Some(index) = self.bodies.iter().position(|body| body.has(tid)) else {
+            return;
+        };
+        let body = &mut self.bodies[index];
+        body.limbs.retain(|limb| limb.tracee.tid() != tid);
+        if tid != body.pid {
+            return;
+        }
+        let body = self.bodies.remove(index);
+        self.door.forget_process(body.pid);
         let status = match status {
             Status::Killed { signal, core } => ExitStatus::Signal { number: signal, core },
             Status::Exited(code) => ExitStatus::Code(code),
             _ => ExitStatus::Code(0),
         };
-        let (mut user_us, mut system_us) = (0, 0);
-        let until = Instant::now() + REPORT;
-        while Instant::now() < until {
-            let mut fds = [PollFd::new(&self.vessel.reports, PollFlags::IN)];
-            let timeout = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
-            if !matches!(poll(&mut fds, Some(&timeout)), Ok(1)) {
-                continue;
-            }
-            let Some(report) = Vessel::report(self.vessel.reports.as_fd()) else {
-                break;
-            };
-            if Status::from_raw(report.raw_status).is_end() {
-                (user_us, system_us) = (report.user_microseconds, report.system_microseconds);
-                break;
-            }
-        }
         self.say(&Message::Exited(Exited {
+            process: body.process.pid,
             status,
             user_us,
             system_us,
         }));
-        self.say(&Message::Bye);
+        if self.bodies.is_empty() {
+            self.stays("the job has just ended");
+            self.say(&Message::Bye);
+        }
     }
 
     /// True: nothing is left to do here.
@@ -494,12 +548,9 @@ impl Guest {
                     self.say(&Message::GoHome(Reason { reason: clip(reason) }));
                 }
             }
-            Event::Due => {
-                if matches!(self.condition, Condition::Running) {
-                    let signals = self.halt()?;
-                    self.queue(&signals)?;
-                    self.door.end_stop();
-                    self.go_on()?;
+            Event::Due(tid) => {
+                if let Some(tracee) = self.running(tid) {
+                    self.deliver(tracee, &[])?;
                 }
             }
             Event::Home(answer) => {
@@ -513,26 +564,39 @@ impl Guest {
                 self.clients.push(answer);
             }
             Event::Kill(signal) => {
-                let _ = sys::kill(self.pid(), signal);
+                if let Some(body) = self.bodies.first() {
+                    let _ = sys::kill(body.pid, signal);
+                }
             }
         }
         Ok(false)
     }
 
+    /// A thread that is not held by us.
+    fn running(&self, tid: i32) -> Option<Tracee> {
+        let body = self.body(tid)?;
+        (self.held.is_none() && !body.stopped).then(|| body.limb(tid))
+    }
+
     fn heard(&mut self, message: Message) -> Result<bool, GuestError> {
         match message {
-            Message::Signal(signal) => self.signal(&signal.info())?,
-            Message::DeputyStopped(_) => {
-                if matches!(self.condition, Condition::Running) {
-                    let signals = self.halt()?;
-                    self.queue(&signals)?;
-                    self.condition = Condition::Stopped;
-                    self.door.end_stop();
+            Message::Signal(signal) => {
+                let index = self.bodies.iter().position(|body| body.process.pid == signal.process);
+                if let Some(index) = index {
+                    let pid = self.bodies[index].pid;
+                    let taken = self.signal(index, signal.thread, &signal.info());
+                    self.door.received(pid);
+                    taken?;
+                }
+            }
+            Message::DeputyStopped(stopped) => {
+                let runs = |body: &Body| body.process.pid == stopped.process && !body.stopped;
+                if self.held.is_none() && self.bodies.iter().any(runs) {
+                    self.stop(stopped.process, None)?;
                 }
             }
             Message::Recall => self.go_home(),
             Message::Release => {
-                self.condition = Condition::Running;
                 self.kill();
                 self.say(&Message::Bye);
                 return Ok(true);
@@ -540,18 +604,14 @@ impl Guest {
             Message::Resume(reason) => {
                 tracing::warn!("the origin could not take the job back: {}", reason.reason);
                 self.stays(&reason.reason);
-                if let Condition::Held(held) = std::mem::replace(&mut self.condition, Condition::Running) {
+                if let Some(held) = self.held.take() {
                     self.door.strand();
-                    self.door.end_stop();
-                    held.0.resume_traced()?;
+                    self.set_free(held)?;
                 }
             }
             Message::Kill => {
                 self.kill();
-                self.ended(Status::Killed {
-                    signal: libc::SIGKILL,
-                    core: false,
-                });
+                self.say(&Message::Bye);
                 return Ok(true);
             }
             Message::Ping(token) => self.say(&Message::Pong(token)),
@@ -572,112 +632,220 @@ impl Guest {
         }
     }
 
+    /// Ends everything: the keeper is the first process of its namespace.
     fn kill(&self) {
-        let _ = sys::kill(self.pid(), libc::SIGKILL);
-        // Stops that came before it are reported first.
-        while self.tracee.wait().is_ok_and(|status| !status.is_end()) {}
         let _ = sys::kill(self.vessel.keeper, libc::SIGKILL);
-        let _ = vrun_shim::tracee::wait(self.vessel.keeper, 0);
+        // Until nobody is left, past the stops that came before.
+        while matches!(vrun_shim::tracee::wait(-1, 0), Ok(Some(_))) {}
     }
 
-    /// Stops the guest, wherever it is; gives the signals whose delivery that held up.
-    fn halt(&mut self) -> Result<Vec<[u8; SIGINFO]>, GuestError> {
-        self.tracee.interrupt()?;
-        self.door.begin_stop();
-        let mut signals = std::mem::take(&mut self.deferred);
-        signals.extend(self.tracee.wait_interrupted()?);
-        // The kernel ends this call, which is the guest's own, for any stop (signal(7)).
-        let mut registers = self.tracee.registers()?;
-        let call = registers.orig_rax as i64;
-        if call == libc::SYS_rt_sigtimedwait && registers.rax as i64 == -i64::from(libc::EINTR) {
-            registers.rax = ERESTARTNOHAND as u64;
-            self.tracee.set_registers(&registers)?;
+    /// Stops threads, wherever they are. Those that have ended are left out.
+    fn halt(&self, tracees: &[Tracee]) -> Result<Halted, GuestError> {
+        let alive = |result: Result<(), TraceError>| match result {
+            Ok(()) => Ok(true),
+            Err(TraceError::Gone(_)) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let mut stopping = Vec::with_capacity(tracees.len());
+        for tracee in tracees {
+            let since = crate::interrupted::LastRan::of(tracee.tid());
+            if alive(tracee.interrupt())? {
+                self.door.begin_stop(tracee.tid());
+                stopping.push((*tracee, since));
+            }
         }
-        Ok(signals)
+        let mut halted = Vec::with_capacity(stopping.len());
+        for (tracee, since) in stopping {
+            match tracee.wait_interrupted() {
+                Ok(signals) => {
+                    keep_waiting(tracee)?;
+                    halted.push((tracee, signals, since));
+                }
+                Err(TraceError::Gone(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(halted)
     }
 
-    /// Lets the halted guest go on. If it was in a call with a mask of its own that lets a waiting signal in, this one is
-    /// delivered as the kernel would have: under that mask, with the guest's own to return to.
+    /// Gives a running thread signals, those first that were kept for it.
+    fn deliver(&mut self, tracee: Tracee, signals: &[[u8; SIGINFO]]) -> Result<(), GuestError> {
+        for (tracee, mut held_up, _) in self.halt(&[tracee])? {
+            let limb = self
+                .bodies
+                .iter_mut()
+                .flat_map(|body| &mut body.limbs)
+                .find(|limb| limb.tracee == tracee);
+            let deferred = limb.map(|limb| std::mem::take(&mut limb.deferred)).unwrap_or_default();
+            held_up.splice(0..0, deferred);
+            held_up.extend_from_slice(signals);
+            self.queue(tracee, &held_up)?;
+            self.door.end_stop(tracee.tid());
+            self.go_on(tracee)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a halted thread go on. If it was in a call with a mask of its own that lets a waiting signal in, this one is
+    /// delivered as the kernel would have: under that mask, with the thread's own to return to.
     ///
     /// `rt_sigsuspend` does that with the masks; before the signal's handler is set up, the registers are again those
     /// of the call that it ends.
-    fn go_on(&mut self) -> Result<(), GuestError> {
-        let registers = self.tracee.registers()?;
-        let turned_away = registers.orig_rax as i64 >= 0 && registers.rax as i64 == ERESTARTNOHAND;
-        let Some(mask) = self.door.unmasked().filter(|_| turned_away) else {
-            return Ok(self.tracee.resume(0)?);
+    fn go_on(&mut self, tracee: Tracee) -> Result<(), GuestError> {
+        let Some(body) = self.body(tracee.tid()) else {
+            return Ok(());
         };
-        let status = self.status()?;
+        let registers = tracee.registers()?;
+        let turned_away = registers.orig_rax as i64 >= 0 && registers.rax as i64 == ERESTARTNOHAND;
+        let Some(mask) = self.door.unmasked(tracee.tid()).filter(|_| turned_away) else {
+            return Ok(tracee.resume(0)?);
+        };
+        let status = status_of(body.pid, tracee.tid())?;
         let unblockable = bit(libc::SIGKILL) | bit(libc::SIGSTOP);
         if (status.pending | status.shared_pending) & (!mask | unblockable) == 0 {
-            return Ok(self.tracee.resume(0)?);
+            return Ok(tracee.resume(0)?);
         }
-        let injection = Injection::begin(self.tracee)?;
+        let injection = Injection::begin(tracee)?;
         injection.write(area::DATA.start, &mask.to_le_bytes())?;
         injection.finish()?;
         let mut suspend = registers;
         (suspend.rip, suspend.rax, suspend.orig_rax) = (area::GATE, libc::SYS_rt_sigsuspend as u64, u64::MAX);
         (suspend.rdi, suspend.rsi) = (area::DATA.start, 8);
-        self.tracee.set_registers(&suspend)?;
-        self.tracee.resume(0)?;
-        let status = self.tracee.wait()?;
-        if !status.is_end() {
-            self.tracee.set_registers(&registers)?;
-            return self.stopped(status);
-        }
-        self.ended(status);
-        self.over = true;
-        Ok(())
+        tracee.set_registers(&suspend)?;
+        tracee.resume(0)?;
+        let status = tracee.wait_stop()?;
+        tracee.set_registers(&registers)?;
+        self.stopped(tracee.tid(), status)
     }
 
-    /// Queues signals inside the stopped guest, with all that their senders said.
-    fn queue(&self, signals: &[[u8; SIGINFO]]) -> Result<(), GuestError> {
-        if signals.is_empty() {
+    /// Queues signals inside a stopped thread, for it, with all that their senders said.
+    fn queue(&self, tracee: Tracee, signals: &[[u8; SIGINFO]]) -> Result<(), GuestError> {
+        let Some(body) = self.body(tracee.tid()).filter(|_| !signals.is_empty()) else {
             return Ok(());
-        }
-        let injection = Injection::begin(self.tracee)?;
+        };
+        let tid = body
+            .limbs
+            .iter()
+            .find(|limb| limb.tracee == tracee)
+            .map_or(0, |limb| limb.origin_tid);
+        self.inject(
+            tracee,
+            signals,
+            libc::SYS_rt_tgsigqueueinfo,
+            &[body.process.pid as u64, tid as u64],
+        )
+    }
+
+    /// Makes a stopped thread queue signals.
+    fn inject(&self, tracee: Tracee, signals: &[[u8; SIGINFO]], call: i64, receiver: &[u64]) -> Result<(), GuestError> {
+        let injection = Injection::begin(tracee)?;
         let mut script = Script::new(area::DATA.start);
         for info in signals {
-            let arguments = [self.process.pid as u64, u64::from(info[0]), script.data(info)];
-            script.step(
-                "queue a signal",
-                libc::SYS_rt_sigqueueinfo,
-                &arguments,
-                Expect::Anything,
-            );
+            let mut arguments = receiver.to_vec();
+            arguments.extend([u64::from(info[0]), script.data(info)]);
+            script.step("queue a signal", call, &arguments, Expect::Anything);
         }
         injection.run(&script)?;
         injection.finish()?;
         Ok(())
     }
 
-    fn signal(&mut self, info: &[u8; SIGINFO]) -> Result<(), GuestError> {
-        match self.condition {
-            Condition::Running if self.door.defers(i32::from(info[0])) => {
-                self.deferred.push(*info);
-                self.door.received();
-            }
-            Condition::Running => {
-                let mut signals = self.halt()?;
-                signals.push(*info);
-                self.queue(&signals)?;
-                self.door.received();
-                self.door.end_stop();
-                self.go_on()?;
-            }
-            Condition::Stopped => {
-                self.queue(&[*info])?;
-                self.door.received();
-                if i32::from(info[0]) == libc::SIGCONT {
-                    self.condition = Condition::Running;
-                    self.say(&Message::GuestContinued);
-                    self.go_on()?;
-                }
-            }
+    /// A signal from the origin for a process, or for one thread of it.
+    fn signal(&mut self, index: usize, thread: i32, info: &[u8; SIGINFO]) -> Result<(), GuestError> {
+        let number = i32::from(info[0]);
+        let body = &self.bodies[index];
+        if number == libc::SIGKILL {
+            let _ = sys::kill(body.pid, number);
+            return Ok(());
+        }
+        if self.held.is_some() {
             // It is being restored at home, where the deputy's queue goes with it; only a failure brings it back here.
-            Condition::Held(_) => {
-                self.door.received();
-                tracing::warn!("a signal arrived while the guest was on its way home");
+            tracing::warn!("a signal arrived while the guest was on its way home");
+            return Ok(());
+        }
+        let meant = body
+            .limbs
+            .iter()
+            .find(|limb| limb.origin_tid == thread)
+            .map(|limb| limb.tracee);
+        if thread != 0 && meant.is_none() {
+            return Ok(()); // it has ended
+        }
+        if body.stopped {
+            match (meant, body.leader()) {
+                (Some(tracee), _) | (None, Err(tracee)) => self.queue(tracee, &[*info])?,
+                (None, Ok(leader)) => self.pend(leader, info)?,
+            }
+            if number == libc::SIGCONT {
+                self.continue_process(index)?;
+            }
+            return Ok(());
+        }
+        let choice = match meant {
+            Some(tracee) => Some(tracee),
+            None => self.choose(index, number)?,
+        };
+        match choice {
+            Some(tracee) if self.door.defer(tracee.tid(), number) => {
+                let limbs = self.bodies[index].limbs.iter_mut();
+                limbs
+                    .filter(|limb| limb.tracee == tracee)
+                    .for_each(|limb| limb.deferred.push(*info));
+                Ok(())
+            }
+            Some(tracee) => self.deliver(tracee, &[*info]),
+            None => match self.bodies[index].leader() {
+                Ok(leader) => {
+                    for (leader, signals, _) in self.halt(&[leader])? {
+                        self.queue(leader, &signals)?;
+                        self.pend(leader, info)?;
+                        self.door.end_stop(leader.tid());
+                        self.go_on(leader)?;
+                    }
+                    Ok(())
+                }
+                // Only the leader may say of a signal for the process who sent it (rt_sigqueueinfo(2)).
+                Err(other) => self.deliver(other, &[*info]),
+            },
+        }
+    }
+
+    /// Makes a signal pending for a process whose stopped leader this is.
+    fn pend(&self, leader: Tracee, info: &[u8; SIGINFO]) -> Result<(), GuestError> {
+        let process = self.body(leader.tid()).map_or(0, |body| body.process.pid);
+        self.inject(leader, &[*info], libc::SYS_rt_sigqueueinfo, &[process as u64])
+    }
+
+    /// The thread of a process that takes a signal now, or will when its call is over.
+    fn choose(&self, index: usize, signal: i32) -> Result<Option<Tracee>, GuestError> {
+        let body = &self.bodies[index];
+        let mut later = None;
+        for limb in &body.limbs {
+            let tid = limb.tracee.tid();
+            let own = status_of(body.pid, tid)?.blocked;
+            let mask = self.door.mask(tid);
+            if mask.unwrap_or(own) & bit(signal) == 0 {
+                return Ok(Some(limb.tracee));
+            }
+            // Queued now it would be taken at once, under the thread's own mask.
+            if mask.is_some() && (own & bit(signal) == 0 || body.limbs.len() == 1) {
+                later = later.or(Some(limb.tracee));
+            }
+        }
+        Ok(later)
+    }
+
+    /// Ends a job-control stop.
+    fn continue_process(&mut self, index: usize) -> Result<(), GuestError> {
+        let body = &mut self.bodies[index];
+        body.stopped = false;
+        let process = body.process.pid;
+        let tracees: Vec<_> = body.tracees().collect();
+        self.say(&Message::GuestContinued(Continued { process }));
+        for tracee in tracees {
+            match self.go_on(tracee) {
+                Err(error) if is_gone(&error) => {}
+                other => other?,
             }
         }
         Ok(())
@@ -687,7 +855,7 @@ impl Guest {
     fn go_home(&mut self) {
         self.asked_home = false;
         if let Err(error) = self.send_home() {
-            if is_gone(&error) {
+            if is_gone(&error) && self.held.is_none() && self.bodies.len() == 1 {
                 return; // its end is the answer
             }
             tracing::error!("cannot send the guest home: {error}");
@@ -697,62 +865,191 @@ impl Guest {
             }));
             // What made it come home fails from now on, or it would ask again and again.
             self.door.strand();
-            self.door.end_stop();
-            match std::mem::replace(&mut self.condition, Condition::Running) {
-                Condition::Held(held) => drop(held.0.resume_traced()),
-                Condition::Running => drop(self.tracee.resume(0)),
-                Condition::Stopped => self.condition = Condition::Stopped,
+            if let Some(held) = self.held.take()
+                && let Err(error) = self.set_free(held)
+            {
+                tracing::warn!("the guest cannot go on: {error}");
             }
         }
     }
 
-    fn send_home(&mut self) -> Result<(), GuestError> {
-        let since = crate::interrupted::LastRan::of(self.pid());
-        let signals = match self.condition {
-            Condition::Running => self.halt()?,
-            _ => Vec::new(),
-        };
-        let stopped = capture::Stopped {
-            tracee: self.tracee,
-            signals: signals.clone(),
-            since,
-        };
-        let frozen = match Frozen::adopt(vec![stopped]) {
-            Ok(frozen) => frozen,
-            Err(error) => {
-                self.queue(&signals)?;
-                return Err(error.into());
+    /// Lets everything go on that was frozen, but for what was stopped.
+    fn set_free(&mut self, frozen: Vec<Frozen>) -> Result<(), GuestError> {
+        for process in frozen {
+            let stopped = self.body(process.pid()).is_some_and(|body| body.stopped);
+            for injection in process.into_injections() {
+                let tracee = injection.finish()?;
+                self.door.end_stop(tracee.tid());
+                if !stopped {
+                    tracee.resume(0)?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Stops every thread. What fails leaves all going on.
+    fn freeze(&mut self) -> Result<Vec<Frozen>, GuestError> {
+        let running = self.bodies.iter().filter(|body| !body.stopped);
+        let tracees: Vec<_> = running.flat_map(Body::tracees).collect();
+        let mut halted = self.halt(&tracees)?;
+        for (tracee, signals, _) in &mut halted {
+            let limb = self
+                .bodies
+                .iter_mut()
+                .flat_map(|body| &mut body.limbs)
+                .find(|limb| limb.tracee == *tracee);
+            signals.splice(
+                0..0,
+                limb.map(|limb| std::mem::take(&mut limb.deferred)).unwrap_or_default(),
+            );
+        }
+        let mut frozen = Vec::new();
+        let mut failure = None;
+        for body in &self.bodies {
+            let threads = body.tracees().filter_map(|tracee| {
+                let found = halted.iter().find(|(halted, ..)| *halted == tracee);
+                match (found, body.stopped) {
+                    (Some((_, signals, since)), _) => Some(capture::Stopped {
+                        tracee,
+                        signals: signals.clone(),
+                        since: *since,
+                    }),
+                    (None, true) => Some(capture::Stopped {
+                        tracee,
+                        signals: Vec::new(),
+                        since: None,
+                    }),
+                    // It has just ended.
+                    (None, false) => None,
+                }
+            });
+            let threads: Vec<_> = threads.collect();
+            if failure.is_none() && !threads.is_empty() {
+                match Frozen::adopt(threads) {
+                    Ok(process) => frozen.push(process),
+                    Err(error) => failure = Some((error, frozen.len())),
+                }
+            }
+        }
+        let Some((error, adopted)) = failure else {
+            return Ok(frozen);
         };
-        let hidden = self.foreign_vdso.as_ref().and(self.process.memory.vdso.as_ref());
-        let hidden: Vec<Range<u64>> = hidden
-            .map(|vdso| vdso.start..vdso.start + vdso.code.len() as u64)
-            .into_iter()
-            .collect();
-        let mut captured = capture::describe(std::slice::from_ref(&frozen), vec![Vec::new()], &hidden)?;
-        let process = &mut captured.processes[0];
-        let home = &self.process;
-        process.memory.vdso.clone_from(&home.memory.vdso);
-        (process.parent, process.group, process.session) = (home.parent, home.group, home.session);
-        process.executable.clone_from(&home.executable);
-        process.working_directory.clone_from(&home.working_directory);
-        process.credentials.clone_from(&home.credentials);
-        process.umask = home.umask;
-        process.threads[0].parent_death_signal = home.threads[0].parent_death_signal;
+        let free: Vec<i32> = frozen.iter().take(adopted).map(Frozen::pid).collect();
+        self.set_free(frozen)?;
+        for (tracee, signals, _) in halted {
+            let pid = self.body(tracee.tid()).map_or(0, |body| body.pid);
+            if !free.contains(&pid) {
+                self.queue(tracee, &signals)?;
+                self.door.end_stop(tracee.tid());
+                tracee.resume(0)?;
+            }
+        }
+        Err(error.into())
+    }
+
+    fn send_home(&mut self) -> Result<(), GuestError> {
+        let frozen = self.freeze()?;
+        // What has ended meanwhile is said to have before the image comes, in which it is not.
+        let result = self.reap().and_then(|_| self.send_frozen(&frozen));
+        self.held = Some(frozen);
+        result
+    }
+
+    fn send_frozen(&self, frozen: &[Frozen]) -> Result<(), GuestError> {
+        let of = |frozen: &Frozen| self.body(frozen.pid());
+        let hidden = |frozen: &Frozen| -> Vec<Range<u64>> {
+            let vdso = of(frozen).and_then(|body| body.foreign_vdso.as_ref().and(body.process.memory.vdso.as_ref()));
+            vdso.map(|vdso| vdso.start..vdso.start + vdso.code.len() as u64)
+                .into_iter()
+                .collect()
+        };
+        let hidden: Vec<_> = frozen.iter().map(hidden).collect();
+        let mut description = capture::describe(frozen, vec![Vec::new(); frozen.len()], &hidden)?;
+        for (process, frozen) in description.processes.iter_mut().zip(frozen) {
+            if let Some(body) = of(frozen) {
+                as_at_home(process, &body.process);
+            }
+        }
         let mut job = self.job.clone();
-        job.clocks = capture::clocks(self.pid());
-        job.processes.clone_from(&captured.processes);
+        job.clocks = capture::clocks(frozen.first().map_or(0, Frozen::pid));
+        job.processes.clone_from(&description.processes);
+        job.shared.clone_from(&description.shared);
 
         let mut writer = Writer::new(ImageSink::new(self.sender.clone()))?;
         writer.job(&job)?;
-        capture::dump(std::slice::from_ref(&frozen), &captured, |process, start, bytes| {
+        capture::dump(frozen, &description, |process, start, bytes| {
             writer.pages(process, start, bytes).map_err(GuestError::from)
         })?;
         let (sink, _) = writer.finish()?;
-        self.condition = Condition::Held(Box::new((frozen, captured)));
         sink.finish().map_err(|error| GuestError::Io("send the image", error))?;
         Ok(())
     }
+}
+
+impl Body {
+    fn has(&self, tid: i32) -> bool {
+        self.limbs.iter().any(|limb| limb.tracee.tid() == tid) || self.pid == tid
+    }
+
+    /// One of its threads, by host TID.
+    fn limb(&self, tid: i32) -> Tracee {
+        let limb = self.limbs.iter().find(|limb| limb.tracee.tid() == tid);
+        limb.map_or_else(|| self.limbs[0].tracee, |limb| limb.tracee)
+    }
+
+    fn tracees(&self) -> impl Iterator<Item = Tracee> + '_ {
+        self.limbs.iter().map(|limb| limb.tracee)
+    }
+
+    /// The leader, or if it has ended another thread.
+    fn leader(&self) -> Result<Tracee, Tracee> {
+        let first = self.limbs[0].tracee;
+        if first.tid() == self.pid { Ok(first) } else { Err(first) }
+    }
+}
+
+/// What stays with the deputy is as it was.
+fn as_at_home(process: &mut Process, home: &Process) {
+    process.memory.vdso.clone_from(&home.memory.vdso);
+    (process.parent, process.group, process.session) = (home.parent, home.group, home.session);
+    process.exit_signal = home.exit_signal;
+    process.executable.clone_from(&home.executable);
+    process.working_directory.clone_from(&home.working_directory);
+    process.credentials.clone_from(&home.credentials);
+    process.umask = home.umask;
+    for thread in &mut process.threads {
+        if let Some(home) = home.threads.iter().find(|home| home.tid == thread.tid) {
+            thread.parent_death_signal = home.parent_death_signal;
+        }
+    }
+}
+
+/// The kernel ends `rt_sigtimedwait`, if it is the thread's own, for any stop (signal(7)).
+fn keep_waiting(tracee: Tracee) -> Result<(), TraceError> {
+    let mut registers = tracee.registers()?;
+    let call = registers.orig_rax as i64;
+    if call == libc::SYS_rt_sigtimedwait && registers.rax as i64 == -i64::from(libc::EINTR) {
+        registers.rax = ERESTARTNOHAND as u64;
+        tracee.set_registers(&registers)?;
+    }
+    Ok(())
+}
+
+fn status_of(pid: i32, tid: i32) -> Result<crate::proc::Status, GuestError> {
+    let status = crate::proc::ProcDir::open(pid)
+        .and_then(|directory| directory.thread(tid))
+        .and_then(|directory| directory.status());
+    status.map_err(|error| match error {
+        crate::proc::ProcError::Gone(_) => GuestError::Trace(TraceError::Gone(tid)),
+        error => GuestError::Io("read the guest's status", io::Error::other(error)),
+    })
+}
+
+/// Whether this stop signal has its default action.
+fn stops_by(pid: i32, signal: i32) -> Result<bool, GuestError> {
+    let status = status_of(pid, pid)?;
+    Ok((status.caught | status.ignored) & bit(signal) == 0)
 }
 
 /// A signal's bit in a mask.

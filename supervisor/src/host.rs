@@ -161,13 +161,6 @@ fn judge(config: &Config, offer: &Offer) -> Result<Option<Refuse>, ControlError>
         let reason = format!("the program may be using CPU features that this host lacks: {list}");
         return refuse(RefuseCode::Incompatible, reason);
     }
-    if offer.processes != 1 || offer.threads != 1 {
-        let reason = format!(
-            "the job has {} processes with {} threads; one of one is possible yet",
-            offer.processes, offer.threads
-        );
-        return refuse(RefuseCode::Unsupported, reason);
-    }
     let free = available_memory();
     if free < offer.memory.saturating_add(RESERVE) {
         let reason = format!(
@@ -242,9 +235,10 @@ fn status(facts: &Facts, origin: &str, started: u64) -> Status {
         .iter()
         .map(|word| String::from_utf8_lossy(word))
         .collect();
-    let memory = ProcDir::open(facts.pid)
-        .and_then(|directory| directory.status())
-        .map_or(0, |status| status.resident);
+    let resident = |pid: &i32| {
+        let status = ProcDir::open(*pid).and_then(|directory| directory.status());
+        status.map_or(0, |status| status.resident)
+    };
     Status {
         id: facts.job.id.clone(),
         name: facts.job.name.clone(),
@@ -253,8 +247,8 @@ fn status(facts: &Facts, origin: &str, started: u64) -> Status {
         role: Role::Guest,
         host: Some(origin.to_owned()),
         pid: facts.job.processes[0].pid,
-        pids: vec![facts.pid],
-        memory_bytes: memory,
+        memory_bytes: facts.pids.iter().map(resident).sum(),
+        pids: facts.pids.clone(),
         descriptors: 0,
         started,
         not_migratable: Some(format!("it is a guest of {origin}, which decides where it goes")),

@@ -29,7 +29,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::process::{WaitOptions, wait};
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -132,9 +132,10 @@ struct Job {
     started: u64,
     /// The first process.
     pid: i32,
-    /// A restored job's: the process that is our child in the first one's place, and what it reports of it.
-    keeper: Option<i32>,
+    /// What the keeper of a restored job, who is our child in the first process's place, reports of it.
     reports: Option<OwnedFd>,
+    /// Lists all processes of the job.
+    lister: Box<dyn Fn() -> Vec<i32>>,
     /// It is a child that was not reaped: its PID is its own.
     alive: bool,
     /// By a signal.
@@ -245,8 +246,8 @@ impl Job {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |time| time.as_secs()),
             pid,
-            keeper,
             reports,
+            lister: Box::new(move || processes(pid, keeper)),
             alive: true,
             stopped: false,
             identity,
@@ -279,6 +280,9 @@ impl Job {
                 side.socket()
                     .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)),
             );
+            // The ends of deputies whose parents are deputies too.
+            let members = self.away.iter().flat_map(|away| &away.members);
+            fds.extend(members.map(|member| PollFd::new(&member.end, PollFlags::IN)));
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return tracing::error!("cannot wait for events: {error}"),
@@ -308,7 +312,11 @@ impl Job {
                 Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == self.pid => {
                     first_ended = self.note(status.as_raw(), side).or(first_ended);
                 }
-                Ok(Some(_)) => {}
+                Ok(Some((pid, status))) => {
+                    if let Status::Stopped(signal) | Status::Event { signal, .. } = Status::from_raw(status.as_raw()) {
+                        self.deputy_stopped(pid.as_raw_pid(), signal);
+                    }
+                }
                 Ok(None) => break true,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::CHILD) => break false,
@@ -321,15 +329,51 @@ impl Job {
         while let Some(report) = self.report() {
             first_ended = self.note(report, side).or(first_ended);
         }
+        self.miss_deputies();
         if let Some(status) = first_ended {
-            if let Some(away) = self.away.take() {
-                // Harmless if the guest's end was the reason: the host is gone then.
-                let _ = away.sender.send(&Message::Kill);
-                let _ = away.sender.send(&Message::Bye);
-            }
             side.tell(&ToFront::Exited { status, over: !left });
         }
         left
+    }
+
+    /// A process of a job that is away was stopped here.
+    fn deputy_stopped(&self, pid: i32, signal: i32) {
+        let Some(away) = &self.away else { return };
+        if let Some(member) = away.members.iter().find(|member| member.deputy.pid() == pid) {
+            let process = member.deputy.process();
+            let _ = away.sender.send(&Message::DeputyStopped(Stopped { process, signal }));
+        }
+    }
+
+    /// Deputies that have ended, though their processes had not: they were killed, and so are those.
+    fn miss_deputies(&mut self) {
+        let Some(away) = &mut self.away else { return };
+        let ended = |member: &&away::Member| {
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            matches!(poll(&mut [PollFd::new(&member.end, PollFlags::IN)], Some(&now)), Ok(1))
+        };
+        let missing: Vec<i32> = away
+            .members
+            .iter()
+            .filter(ended)
+            .map(|member| member.deputy.process())
+            .collect();
+        for process in missing {
+            away.remove(process, &self.desk);
+            // Harmless if that host is gone.
+            let _ = away
+                .sender
+                .send(&Message::Signal(vrun_remote_io::message::Signal::kill(process)));
+        }
+        self.over_away();
+    }
+
+    /// The last process of the guest has ended.
+    fn over_away(&mut self) {
+        if let Some(away) = self.away.take_if(|away| away.members.is_empty()) {
+            let _ = away.sender.send(&Message::Kill);
+            let _ = away.sender.send(&Message::Bye);
+        }
     }
 
     /// What the keeper of a restored job reports of the first process, if anything: a wait status.
@@ -352,8 +396,8 @@ impl Job {
             Status::Stopped(signal) | Status::Event { signal, .. } => {
                 self.stopped = true;
                 let by_guest = self.stopping.take();
-                if let (Some(away), None) = (&self.away, by_guest) {
-                    let _ = away.sender.send(&Message::DeputyStopped(Stopped { signal }));
+                if by_guest.is_none() {
+                    self.deputy_stopped(self.pid, signal);
                 }
                 side.tell(&ToFront::Stopped {
                     pid: self.pid,
@@ -418,12 +462,9 @@ impl Job {
         }
     }
 
-    /// All processes of the job.
+    /// All processes of the job, the first one first.
     fn processes(&self) -> Vec<i32> {
-        processes()
-            .into_iter()
-            .filter(|pid| Some(*pid) != self.keeper)
-            .collect()
+        (self.lister)()
     }
 
     /// Why the job cannot be moved or saved now.
@@ -452,6 +493,7 @@ impl Job {
         self.verdict()
             .map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
         let status = self.status();
+        let pids = self.processes();
         if self.away.is_none() {
             self.memory = status.memory_bytes;
         }
@@ -462,8 +504,11 @@ impl Job {
             job: self.id.clone(),
             name: self.identity.name.clone(),
             command: clip_command(&self.command),
-            processes: 1,
-            threads: 1,
+            processes: pids.len() as u32,
+            threads: pids
+                .iter()
+                .map(|pid| entries(&format!("/proc/{pid}/task")) as u32)
+                .sum(),
             memory: self.memory,
             cpu_flags: cpu.flags,
             kernel: system.release().to_string_lossy().into_owned(),
@@ -484,6 +529,7 @@ impl Job {
             listener: &self.listener,
             desk: &self.desk,
             ring: Arc::new(self.mailbox.clone()),
+            processes: self.lister.as_ref(),
         }
     }
 
@@ -497,14 +543,16 @@ impl Job {
         }
         self.verdict()
             .map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
-        let (away, moved) = away::depart(self.pid, departure, &self.office())?;
+        let (away, moved) = away::depart(departure, &self.office())?;
         tracing::info!(host = away.host, "the job is away");
         self.away = Some(away);
         Ok(Outcome::Moved(moved))
     }
 
     fn come_home(&mut self) -> Result<Moved, ControlError> {
-        if self.stopped && self.away.is_some() {
+        let is_stopped = |member: &away::Member| front::is_stopped(member.deputy.pid());
+        let stopped = self.away.iter().flat_map(|away| &away.members).any(is_stopped);
+        if self.away.is_some() && (self.stopped || stopped) {
             let advice = "the job is stopped; continue it first (fg, or kill -CONT)";
             return Err(ControlError::refused(advice));
         }
@@ -522,7 +570,7 @@ impl Job {
             }
             Err(HomeError::Ended(exited)) => {
                 self.away = Some(away);
-                self.guest_ended(exited);
+                exited.iter().for_each(|exited| self.guest_ended(exited));
                 Err(ControlError::refused("the job has just ended"))
             }
             Err(HomeError::Lost(reason)) => {
@@ -536,10 +584,15 @@ impl Job {
     fn hear(&mut self) {
         while let Some(incoming) = self.away.as_mut().and_then(Away::take) {
             match incoming {
-                Incoming::Piece(Piece::Said(Message::Exited(exited))) => self.guest_ended(exited),
+                Incoming::Piece(Piece::Said(Message::Exited(exited))) => self.guest_ended(&exited),
                 Incoming::Piece(Piece::Said(Message::GuestStopped(stopped))) => {
-                    self.stopping = Some(stopped.signal);
-                    let _ = launch::send_signal(self.pid, libc::SIGSTOP, None);
+                    let deputy = self.desk.deputy(stopped.process);
+                    if let Some(pid) = deputy.map(|deputy| deputy.pid()) {
+                        if pid == self.pid {
+                            self.stopping = Some(stopped.signal);
+                        }
+                        let _ = launch::send_signal(pid, libc::SIGSTOP, None);
+                    }
                 }
                 Incoming::Piece(Piece::Said(Message::GoHome(reason))) => {
                     tracing::info!("the guest asks to come home: {}", reason.reason);
@@ -547,7 +600,7 @@ impl Job {
                         tracing::error!("{error}");
                     }
                 }
-                Incoming::Piece(Piece::Said(Message::GuestContinued)) => {}
+                Incoming::Piece(Piece::Said(Message::GuestContinued(_))) => {}
                 Incoming::Piece(other) => tracing::warn!("unexpected from the guest's host: {other:?}"),
                 Incoming::Lost(reason) => {
                     if let Some(away) = &mut self.away {
@@ -557,24 +610,27 @@ impl Job {
                 }
             }
         }
-        // The deputy of a job that is lost has every signal blocked, and nobody to hand them to.
+        // The deputies of a job that is lost have every signal blocked, and nobody to hand them to.
         if let Some(number) = self.away.as_mut().and_then(Away::fatal_signal) {
-            self.guest_ended(Exited {
-                status: ExitStatus::Signal { number, core: false },
-                user_us: 0,
-                system_us: 0,
-            });
+            let members = self.away.iter().flat_map(|away| &away.members);
+            let processes: Vec<i32> = members.map(|member| member.deputy.process()).collect();
+            for process in processes {
+                self.guest_ended(&Exited {
+                    process,
+                    status: ExitStatus::Signal { number, core: false },
+                    user_us: 0,
+                    system_us: 0,
+                });
+            }
         }
     }
 
-    /// The guest has ended: the deputy, which the shell knows, ends in the same way.
-    fn guest_ended(&mut self, exited: Exited) {
-        let Some(away) = self.away.take() else { return };
-        if let Err(error) = away.deputy.end(exited.status) {
-            tracing::error!("the deputy cannot end as the guest did: {error}");
-            let _ = launch::send_signal(self.pid, libc::SIGKILL, None);
+    /// A process of the guest has ended: its deputy, which the shell or its parent knows, ends in the same way.
+    fn guest_ended(&mut self, exited: &Exited) {
+        if let Some(away) = &mut self.away {
+            away.end_one(exited, &self.desk);
         }
-        let _ = away.sender.send(&Message::Bye);
+        self.over_away();
     }
 
     fn save(
@@ -778,14 +834,21 @@ fn clip_command(command: &str) -> String {
     command
 }
 
-/// All processes of the job, those that were orphaned included.
-fn processes() -> Vec<i32> {
-    let mut found = BTreeSet::new();
-    let mut parents = vec![rustix::process::getpid().as_raw_pid()];
-    while let Some(parent) = parents.pop() {
-        parents.extend(children_of(parent).into_iter().filter(|child| found.insert(*child)));
+/// All processes of the job, each after its parent, `first` as early as can be; those that were orphaned are the last. Not
+/// the `keeper`, who is none of them.
+fn processes(first: i32, keeper: Option<i32>) -> Vec<i32> {
+    let own = rustix::process::getpid().as_raw_pid();
+    let mut found: Vec<i32> = Vec::new();
+    let mut parents = VecDeque::from([own]);
+    while let Some(parent) = parents.pop_front() {
+        let mut children = children_of(parent);
+        children.sort_by_key(|child| *child != first);
+        children.retain(|child| !found.contains(child));
+        found.extend(&children);
+        parents.extend(children);
     }
-    found.into_iter().collect()
+    found.retain(|pid| Some(*pid) != keeper);
+    found
 }
 
 /// Children of all threads of a process: proc_pid_task_children(5).

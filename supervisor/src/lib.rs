@@ -34,4 +34,5 @@ pub mod store;
 pub mod survival;
 pub mod sys;
 pub mod transfer;
+pub mod undertaker;
 pub mod vessel;

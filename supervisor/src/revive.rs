@@ -165,7 +165,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         let listener = install_filter(restorer.injection(), &filter::restored()?, vessel.socket)?;
         let mut reader = open().map_err(|error| GuestError::Io("read the image again", io::Error::other(error)))?;
         read_job(&mut reader)?;
-        fill(&restorer, &mut reader)?;
+        fill(std::slice::from_ref(&restorer), &mut reader)?;
         Ok((listener, restorer.finish(process, &[])?))
     };
     let (listener, restored) = build()?;

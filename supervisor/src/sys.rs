@@ -18,12 +18,9 @@ pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
 
 /// A copy of another process's descriptor (`pidfd_getfd(2)`; needs the right to trace it).
 pub fn descriptor_of(pid: i32, number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: plain numbers in; each result is a new descriptor that is ours.
+    let pidfd = pidfd(pid)?;
+    // SAFETY: plain numbers in; the result is a new descriptor that is ours.
     unsafe {
-        let pidfd = match libc::syscall(libc::SYS_pidfd_open, pid, 0) {
-            -1 => return Err(io::Error::last_os_error()),
-            fd => OwnedFd::from_raw_fd(fd as i32),
-        };
         match libc::syscall(
             libc::SYS_pidfd_getfd,
             std::os::fd::AsRawFd::as_raw_fd(&pidfd),
@@ -40,6 +37,84 @@ pub fn descriptor_of(pid: i32, number: i32) -> io::Result<OwnedFd> {
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: plain numbers.
     match unsafe { libc::kill(pid, signal) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// What `wait4(2)` says of a child or tracee.
+#[derive(Clone, Copy, Debug)]
+pub struct Reported {
+    pub tid: i32,
+    /// The raw word.
+    pub status: i32,
+    /// CPU time of a process that has ended, in microseconds.
+    pub user_us: u64,
+    pub system_us: u64,
+}
+
+/// The next report of any child or tracee, if one waits.
+pub fn wait_any() -> io::Result<Option<Reported>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: all zeroes is a rusage; both locals live until the call returns.
+        let (found, usage) = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            let found = libc::wait4(-1, &raw mut status, libc::WNOHANG | libc::__WALL, &raw mut usage);
+            (found, usage)
+        };
+        let micros = |time: libc::timeval| (time.tv_sec * 1_000_000 + time.tv_usec) as u64;
+        match found {
+            0 => return Ok(None),
+            -1 => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EINTR) => {}
+                error if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+                error => return Err(error),
+            },
+            tid => {
+                return Ok(Some(Reported {
+                    tid,
+                    status,
+                    user_us: micros(usage.ru_utime),
+                    system_us: micros(usage.ru_stime),
+                }));
+            }
+        }
+    }
+}
+
+/// A descriptor of a process (`pidfd_open(2)`): readable when it has ended, never another one's.
+pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    open_pidfd(pid, 0)
+}
+
+/// The same for one thread: readable when that has ended (Linux 6.9).
+pub fn thread_pidfd(tid: i32) -> io::Result<OwnedFd> {
+    open_pidfd(tid, libc::O_EXCL) // PIDFD_THREAD, linux/pidfd.h
+}
+
+/// Takes a thread that we trace, and that has ended, out of the kernel's list.
+pub fn reap(tid: i32) {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: a null pointer is allowed; nothing is written.
+    unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, std::ptr::null_mut(), flags) };
+}
+
+fn open_pidfd(pid: i32, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers; the result is a new descriptor that is ours.
+    unsafe {
+        match libc::syscall(libc::SYS_pidfd_open, pid, flags) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd as i32)),
+        }
+    }
+}
+
+/// `SIGKILL` for a process.
+pub fn pidfd_kill(pidfd: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    let number = std::os::fd::AsRawFd::as_raw_fd(&pidfd);
+    // SAFETY: plain numbers and a null pointer, which is allowed.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, libc::SIGKILL, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }

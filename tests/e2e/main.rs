@@ -12,6 +12,7 @@ mod faults;
 mod five_by_five;
 mod hosts;
 mod jobs;
+mod many;
 mod moves;
 mod peer;
 mod real;
@@ -30,6 +31,7 @@ fn main() {
         vrun::trials(),
         five_by_five::trials(),
         moves::trials(),
+        many::trials(),
         bad_input::trials(),
         security::trials(),
         calls::trials(),

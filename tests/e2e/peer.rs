@@ -250,6 +250,7 @@ fn keep(mut line: Line, act: &str, offer: &Offer, image: &[u8]) -> Result<()> {
         "ended" => {
             let status = vrun_remote_io::message::ExitStatus::Code(7);
             line.say(Message::Exited(vrun_remote_io::message::Exited {
+                process: offer.pid,
                 status,
                 user_us: 0,
                 system_us: 0,
@@ -290,6 +291,7 @@ fn call(id: u64, process: i32, number: i64, arguments: [Argument; 3], segments: 
     Call {
         id,
         process,
+        thread: process,
         number: number as u32,
         arguments: [first, second, third, zero, zero, zero],
         segments,
