@@ -20,9 +20,13 @@ build: setup
 # Tests wait more than they compute, so more of them than CPUs run at a time.
 THREADS := $(shell echo $$(( $$(nproc) * 2 )))
 
+# The matrix comes first, with its table; the last lines are the runner's summary of everything else.
 test: setup
-	@if cargo nextest --version >/dev/null 2>&1; then run="cargo nextest run --workspace --no-fail-fast --test-threads $(THREADS)"; \
-	else run="cargo test --workspace --no-fail-fast"; fi; echo "$$run"; $$run
+	@status=0; run() { echo "$$*"; "$$@" || status=1; }; \
+	if cargo nextest --version >/dev/null 2>&1; then \
+	  run cargo test --test matrix -- --test-threads $(THREADS); \
+	  run cargo nextest run --workspace --no-fail-fast --test-threads $(THREADS) -E 'not binary(matrix)'; \
+	else run cargo test --workspace --no-fail-fast; fi; exit $$status
 
 demo: build
 	@cargo test --quiet --no-run --test demo

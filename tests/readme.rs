@@ -1,29 +1,36 @@
-//! The README says what is true: its table is that of the source, and the commands and flags that it names exist.
+//! The README says what is true: its tables are those of the source, and the commands and flags that it names exist.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-const BEGIN: &str = "<!-- syscalls:begin -->\n";
-const END: &str = "<!-- syscalls:end -->";
+/// The tables that are generated, by the name of their markers.
+const TABLES: [(&str, fn() -> String); 2] = [
+    ("syscalls", vrun_remote_io::syscalls::markdown),
+    ("survival", vrun_supervisor::survival::markdown),
+];
 
 fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
 }
 
-/// With `UPDATE_README=1` the table is written instead.
+/// With `UPDATE_README=1` the tables are written instead.
 #[test]
-fn the_table_is_that_of_the_source() {
+fn the_tables_are_those_of_the_source() {
     let text = readme();
-    let (before, rest) = text.split_once(BEGIN).expect("the README has the begin marker");
-    let (table, after) = rest.split_once(END).expect("the README has the end marker");
-    let wanted = vrun_remote_io::syscalls::markdown();
+    let mut wanted = text.clone();
+    for (name, table) in TABLES {
+        let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+        let (before, rest) = wanted.split_once(&begin).expect("the README has the begin marker");
+        let (_, after) = rest.split_once(&end).expect("the README has the end marker");
+        wanted = format!("{before}{begin}{}{end}{after}", table());
+    }
     if env::var_os("UPDATE_README").is_some() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        fs::write(path, format!("{before}{BEGIN}{wanted}{END}{after}")).unwrap();
+        fs::write(path, wanted).unwrap();
     } else {
-        assert!(table == wanted, "UPDATE_README=1 cargo test --test readme");
+        assert!(text == wanted, "UPDATE_README=1 cargo test --test readme");
     }
 }
 

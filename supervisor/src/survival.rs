@@ -259,23 +259,26 @@ pub const ROWS: &[Row] = {
     ]
 };
 
-/// The table as the README has it.
+/// The table as the README has it: what has the same fate stands together.
 pub fn markdown() -> String {
-    let mut text = String::from("| | | saved and restored | moved |\n|---|---|---|---|\n");
-    let mut last = None;
+    let mut text = String::from("| | what | saved and restored | moved |\n|---|---|---|---|\n");
+    let mut groups: Vec<(Family, Fate, Fate, Vec<&str>)> = Vec::new();
     for row in ROWS {
-        let family = if last == Some(row.family) {
-            ""
-        } else {
-            row.family.name()
-        };
-        last = Some(row.family);
+        let same =
+            |group: &&mut (Family, Fate, Fate, _)| (group.0, group.1, group.2) == (row.family, row.saved, row.moved);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.3.push(row.name),
+            None => groups.push((row.family, row.saved, row.moved, vec![row.name])),
+        }
+    }
+    for (family, saved, moved, names) in groups {
         let _ = writeln!(
             text,
-            "| {family} | {} | {} | {} |",
-            row.name,
-            words(row.saved),
-            words(row.moved)
+            "| {} | {} | {} | {} |",
+            family.name(),
+            names.join("; "),
+            words(saved),
+            words(moved)
         );
     }
     text

@@ -150,6 +150,13 @@ fn trial(row: &'static Row, user: User) -> Result<(), String> {
 
 /// All ways at the same time.
 fn all_ways(world: &World, row: &Row) -> [Outcome; 6] {
+    let place = format!("/tmp/home/{}", row.id);
+    if let Err(error) = Way::ALL
+        .iter()
+        .try_for_each(|way| world.a.mkdir(&format!("{place}/{}", way.name())))
+    {
+        return Way::ALL.map(|_| Outcome::Failed(format!("{error:#}")));
+    }
     let runs = thread::scope(|scope| {
         let threads = Way::ALL.map(|way| scope.spawn(move || go(world, row, way)));
         threads.map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked"))))
@@ -198,7 +205,6 @@ impl std::fmt::Display for End {
 fn go(world: &World, row: &Row, way: Way) -> Result<(End, Option<&'static str>)> {
     let a = &world.a;
     let home = format!("/tmp/home/{}/{}", row.id, way.name());
-    a.mkdir(&home)?;
     let program = format!("/tmp/programs/rows/{}", row.id);
     let command = match way {
         Way::Plain => Cmd::new([program]),
@@ -209,7 +215,7 @@ fn go(world: &World, row: &Row, way: Way) -> Result<(End, Option<&'static str>)>
         false => Streams::Input,
     };
     let mut run = a.start(&command.cwd(&home).streams(streams))?;
-    run.wait_for("ready", |text| text.contains("ready"))?;
+    run.wait_for("ready", |text| text.lines().any(|line| line == "ready"))?;
     let fate = if way == Way::Saved { row.saved } else { row.moved };
     let mut refused = None;
     let mut said = String::new();
