@@ -80,7 +80,7 @@ impl Row {
 /// Every row, by family.
 pub const ROWS: &[Row] = {
     use Family::{CallsInProgress, Descriptors, LocalIpc, Memory, SignalsAndTime, Tasks, TheRest};
-    use Fate::Refused;
+    use Fate::{Refused, Survives};
     &[
         row(
             Tasks,
@@ -203,8 +203,9 @@ pub const ROWS: &[Row] = {
             "a handler that runs on its alternative stack",
         ),
         row(SignalsAndTime, "realtime_queue", "queued real-time signals, in order"),
-        row(SignalsAndTime, "interval_timers", "setitimer, of real and of CPU time"),
+        row(SignalsAndTime, "interval_timers", "setitimer in real time"),
         row(SignalsAndTime, "posix_timers", "POSIX timers, with overrun"),
+        row(SignalsAndTime, "cpu_timers", "running timers of CPU time").but(Survives, Refused("CPU")),
         row(SignalsAndTime, "alarm", "alarm"),
         row(
             SignalsAndTime,

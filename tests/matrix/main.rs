@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const IMAGE_MAX: u64 = 64 << 20;
 /// Rows whose standard streams are their controlling terminal.
 const TERMINAL: [&str; 1] = ["controlling_terminal"];
+/// Rows that hold files without a name: their contents travel in the image.
+const WITH_FILES: [&str; 3] = ["deleted_file", "renamed_file", "file_mapped_deleted"];
 
 /// How a job is treated at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,19 +233,24 @@ fn go(world: &World, row: &Row, way: Way) -> Result<(End, Option<&'static str>)>
         }
         (Way::Saved, _) => {
             let image = format!("/tmp/home/{}/image", row.id);
-            done(a, &["vctl", "save", way.name(), "-o", &image])?;
+            let with_files = WITH_FILES.contains(&row.id).then_some("--with-files");
+            let save = Cmd::new(["vctl", "save", way.name(), "-o", &image]).args(with_files);
+            done(a, &save)?;
             run.wait_within(PATIENCE)?;
             let bytes = a.path(&image).metadata()?.len();
             ensure!(bytes <= IMAGE_MAX, "the image has {bytes} bytes");
             said = run.stdout();
             // The first terminal stays as long as the second.
-            let restore = Cmd::new(["vctl", "restore", &image]).cwd(&home).streams(streams);
+            let restore = Cmd::new(["vctl", "restore", &image])
+                .args(with_files)
+                .cwd(&home)
+                .streams(streams);
             let before = std::mem::replace(&mut run, a.start(&restore)?);
             return finish(run, said, way).map(|end| (end, None)).inspect(|_| drop(before));
         }
         (_, _) => {
             for to in way.journey() {
-                done(a, &["vmigrate", way.name(), to])?;
+                done(a, &Cmd::new(["vmigrate", way.name(), to]))?;
             }
         }
     }
@@ -278,9 +285,8 @@ fn finish(mut run: Running, said: String, way: Way) -> Result<End> {
 }
 
 /// A command of ours that has to succeed.
-fn done(host: &Host, argv: &[&str]) -> Result<()> {
-    let command = Cmd::new(argv);
-    let output = host.start(&command)?;
+fn done(host: &Host, command: &Cmd) -> Result<()> {
+    let output = host.start(command)?;
     let status = output.wait_within(PATIENCE)?;
     ensure!(
         status == Status::Exit(0),

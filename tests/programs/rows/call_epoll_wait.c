@@ -10,7 +10,7 @@ static void *waits(void *which) {
     struct epoll_event event = {0};
     tids[n] = gettid();
     long got = n ? epoll_pwait(empty, &event, 1, 3000, 0) : epoll_wait(epoll, &event, 1, -1);
-    return (void *)(intptr_t)(n ? got == 0 && seconds(CLOCK_MONOTONIC) >= since + 2.999 : got == 1 && event.data.u64 == 0x987654321);
+    return (void *)(intptr_t)(n ? got == 0 && seconds(CLOCK_MONOTONIC) >= since + 3 - LAG : got == 1 && event.data.u64 == 0x987654321);
 }
 
 int main(void) {

@@ -20,6 +20,10 @@
 /* For what has to work before the journey. */
 #define MUST(call) ({ long must_ = (long)(call); if (must_ == -1) say("%s: NO, %s", #call, strerror(errno)), _exit(1); must_; })
 
+/* Away from home, timers and timeouts that are kept at home ring early by the clock of the guest, which lags behind by
+   what the move took, seconds. */
+#define LAG 1
+
 #define VIEW (1 << 17)
 static char seen_before[VIEW], seen_after[VIEW], scratch[VIEW];
 
@@ -42,8 +46,10 @@ static int slurp(const char *path, char *to, int room) {
    untag_mask, x86_Thread.. : of the CPU's kernel
    maps      neighbours of equal rights may be one area or two; mapped files are copies away from home, so names and
              offsets are not compared; the pages below 0x60000 are ours; vvar and vsyscall are the kernel's
+   ShdPnd    pending signals reach a guest one after the other; the rows look at them one by one
+   ipc       who used a System V object last cannot be set again, so it is not looked at
    fds       numbers of pipes, sockets and mounts are those of another kernel */
-static const char *const permitted[] = {"PPid", "Seccomp", "TracerPid", "SigQ", "NS", "Vm", "Rss", "voluntary_ctxt", "nonvoluntary_ctxt",
+static const char *const permitted[] = {"PPid", "Seccomp", "TracerPid", "SigQ", "ShdPnd", "NS", "Vm", "Rss", "voluntary_ctxt", "nonvoluntary_ctxt",
     "Mems_allowed", "HugetlbPages", "FDSize", "Cpus_allowed", "untag_mask", "x86_Thread", "Speculation", "THP_enabled", "Kthread", "CoreDumping", 0};
 
 static char *see_status(char *to, char *end, const char *path) {
