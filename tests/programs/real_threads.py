@@ -1,14 +1,21 @@
-"""real_threads.py N: four threads pass N pieces of work through queues, beside a timer thread; prints what came out, in order."""
+"""real_threads.py [N]: four threads pass work through queues, beside timer threads; prints what comes out, in order: N lines,
+or until its standard input ends."""
 import hashlib
+import itertools
 import queue
+import select
 import sys
 import threading
 import time
 
-n = int(sys.argv[1])
-todo, done = queue.Queue(maxsize=8), queue.PriorityQueue()
-lock, ticks = threading.Lock(), [0]
+n = int(sys.argv[1]) if len(sys.argv) > 1 else None
+todo, done = queue.Queue(maxsize=8), queue.Queue()
+over, lock, ticks = threading.Event(), threading.Lock(), [0]
 local = threading.local()
+
+
+def is_over(count):
+    return count == n if n is not None else bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 def work():
@@ -21,45 +28,37 @@ def work():
         done.put((piece, digest.hex()[:12]))
 
 
-def tick():
-    with lock:
-        ticks[0] += 1
-    if not over.wait(0.02):
-        tick_again()
-
-
-def tick_again():
-    timer = threading.Timer(0.01, tick)
-    timer.daemon = True
-    timer.start()
-
-
-over = threading.Event()
-threads = [threading.Thread(target=work, name=f"worker {i}") for i in range(4)]
-for thread in threads:
-    thread.start()
-tick_again()
-
-
 def feed():
-    for piece in range(n):
+    for piece in itertools.count():
+        if over.is_set():
+            break
         todo.put(piece)
     for _ in threads:
         todo.put(None)
 
 
-threading.Thread(target=feed).start()
-last = time.monotonic()
-kept = {}
-for expected in range(n):
-    while expected not in kept:
-        piece, digest = done.get(timeout=30)
-        kept[piece] = digest
+def tick():
+    with lock:
+        ticks[0] += 1
+    if not over.is_set():
+        threading.Timer(0.02, tick).start()
+
+
+threads = [threading.Thread(target=work, name=f"worker {i}") for i in range(4)]
+for thread in [*threads, threading.Thread(target=feed)]:
+    thread.start()
+tick()
+kept, last = {}, time.monotonic()
+for count in itertools.count():
+    if is_over(count):
+        break
+    while count not in kept:
+        kept.update([done.get(timeout=30)])
     now = time.monotonic()
     assert now >= last, (now, last)
     last = now
-    print(expected, kept.pop(expected), flush=True)
+    print(count, kept.pop(count), flush=True)
+over.set()
 for thread in threads:
     thread.join()
-over.set()
-print("ticked" if ticks[0] else "no tick")
+print("ticked" if ticks[0] > 1 else "no tick")
