@@ -658,8 +658,12 @@ pub struct InotifyWatch {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryFile {
+    /// Index into [`Job::files`] of the first open file description of the same memory, which alone says what follows
+    /// and has the content.
+    pub memory: u32,
     #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
+    /// Each description's own.
     pub offset: u64,
     pub size: u64,
     pub mode: u32,

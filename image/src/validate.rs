@@ -725,8 +725,9 @@ impl OpenFile {
 
     /// The open files that it refers to.
     fn others(&self) -> impl Iterator<Item = u32> + '_ {
-        let (pipe, socket, watches) = match &self.kind {
+        let (first, socket, watches) = match &self.kind {
             FileKind::Pipe(end) => (Some(end.pipe), None, &[][..]),
+            FileKind::Memory(memory) => (Some(memory.memory), None, &[][..]),
             FileKind::Socket(socket) => (None, Some(socket), &[][..]),
             FileKind::Epoll { watches, .. } => (None, None, &watches[..]),
             _ => (None, None, &[][..]),
@@ -740,7 +741,7 @@ impl OpenFile {
             let passed = socket.received.iter().flat_map(|message| message.files.iter().copied());
             peer.into_iter().chain(waiting.iter().copied()).chain(passed)
         });
-        pipe.into_iter()
+        first.into_iter()
             .chain(connected)
             .chain(watches.iter().map(|watch| watch.file))
     }

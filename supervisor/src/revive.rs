@@ -10,7 +10,7 @@
 
 use crate::config::Config;
 use crate::control::ErrorCode;
-use crate::files::{self, FilesError, Opened};
+use crate::descriptors::{self, DescriptorError, Opened};
 use crate::filter;
 use crate::guest::{GuestError, fill, install_filter};
 use crate::job::ImageSource;
@@ -37,7 +37,7 @@ pub enum ReviveError {
     #[error("{path}: it holds {processes} processes; this version restores one")]
     Processes { path: String, processes: usize },
     #[error(transparent)]
-    Files(#[from] FilesError),
+    Descriptors(#[from] DescriptorError),
     #[error("cannot rebuild the job: {0}")]
     Build(#[from] GuestError),
     #[error("cannot {0}: {1}")]
@@ -102,6 +102,7 @@ impl Revived {
 impl Ready {
     /// Lets the job run on its own; gives its vessel.
     pub fn run(mut self) -> Result<Vessel, ReviveError> {
+        self.opened.arm()?;
         self.restored
             .release()
             .map_err(|error| ReviveError::Build(error.into()))?;
@@ -123,7 +124,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
     let mut reader = open()?;
     let job = read_job(&mut reader).map_err(bad)?;
     let process = judge(&job, config, &path)?;
-    let mut plan = files::check(&job.id, &job.files, process, source.with_files)?;
+    let mut plan = descriptors::check(&job, source.with_files)?;
     loop {
         match reader.next().map_err(bad)? {
             Record::File {
@@ -141,15 +142,15 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
     }
     let opened =
         plan.finish(standard_streams(source.detach).map_err(|error| ReviveError::Io("copy a stream", error))?)?;
-    let mut descriptors = opened.placements();
+    let mut descriptors = opened.inherited();
     let executable = File::open(std::ffi::OsStr::from_bytes(&process.executable)).ok();
-    let number = descriptors.iter().map(|&(_, number, _)| number + 1).max().unwrap_or(0);
+    let number = opened.free();
     if let Some(file) = &executable {
         descriptors.push((file.as_raw_fd(), number, true));
     }
     let world = World::Host {
         descriptors,
-        working_directory: opened.working_directory.clone(),
+        working_directory: opened.working_directories[0].clone(),
         umask: process.umask,
     };
     let vessel = Vessel::create(&Specification::of(&job, process, world)).map_err(GuestError::from)?;
@@ -162,6 +163,9 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         tracee.interrupt()?;
         tracee.wait_interrupted()?;
         let restorer = Restorer::begin(tracee, process, home)?;
+        for script in opened.scripts(0) {
+            restorer.injection().run(&script)?;
+        }
         let listener = install_filter(restorer.injection(), &filter::restored()?, vessel.socket)?;
         let mut reader = open().map_err(|error| GuestError::Io("read the image again", io::Error::other(error)))?;
         read_job(&mut reader)?;

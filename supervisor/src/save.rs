@@ -12,7 +12,7 @@ use crate::capture::{self, FrozenJob};
 use crate::config::Config;
 use crate::control::{Content, ControlError, ErrorCode};
 use crate::deliver::say_bye;
-use crate::files;
+use crate::descriptors::{self, DescriptorError};
 use crate::guest::GuestError;
 use crate::peers;
 use crate::transfer::ImageSink;
@@ -35,8 +35,8 @@ fn rolled_back(what: impl std::fmt::Display) -> ControlError {
     ControlError::new(ErrorCode::RolledBack, format!("{what}; the job goes on"))
 }
 
-impl From<files::FilesError> for ControlError {
-    fn from(error: files::FilesError) -> Self {
+impl From<DescriptorError> for ControlError {
+    fn from(error: DescriptorError) -> Self {
         Self::refused(format!("the job cannot be saved: {error}"))
     }
 }
@@ -64,8 +64,9 @@ fn write_image<W: Write>(
     inner: W,
 ) -> Result<W, ControlError> {
     let pid = frozen.processes[0].pid();
-    let descriptors = files::capture(pid, content.with_files)?;
-    let captured = capture::describe(&frozen.processes, vec![descriptors.slots.clone()], &[])?;
+    let pids: Vec<i32> = frozen.processes.iter().map(|process| process.pid()).collect();
+    let descriptors = descriptors::capture(&pids, content.with_files)?;
+    let captured = capture::describe(&frozen.processes, descriptors.slots.clone(), &[])?;
     let job = office
         .identity
         .image(
@@ -87,7 +88,7 @@ fn write_image<W: Write>(
         GuestError::Image(error) => image_error(error),
         other => rolled_back(other),
     })?;
-    files::store(pid, &descriptors, &mut writer)?;
+    descriptors.store(&mut writer)?;
     Ok(writer.finish().map_err(image_error)?.0)
 }
 

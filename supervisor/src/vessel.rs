@@ -55,7 +55,8 @@ impl Specification {
 pub enum World {
     /// This host, as its user can: a restored job.
     Host {
-        /// Descriptors to hold: (ours, number there, close-on-exec).
+        /// Descriptors to hold: (ours, number there, close-on-exec). Those that keep their number stay as they are, and
+        /// no other may get the number of one of them.
         descriptors: Vec<(RawFd, i32, bool)>,
         working_directory: CString,
         umask: u32,
@@ -223,6 +224,8 @@ struct Prepared {
     isolated: bool,
     host_name: Vec<u8>,
     descriptors: Vec<(RawFd, i32, bool)>,
+    /// The numbers of those that keep them, ascending.
+    kept: Vec<RawFd>,
     working_directory: CString,
     umask: u32,
 }
@@ -247,6 +250,7 @@ impl Prepared {
             isolated: false,
             host_name: Vec::new(),
             descriptors: Vec::new(),
+            kept: Vec::new(),
             working_directory: CString::default(),
             umask: 0o022,
         };
@@ -257,6 +261,9 @@ impl Prepared {
                 umask,
             } => {
                 prepared.descriptors.clone_from(descriptors);
+                let kept = descriptors.iter().filter(|item| item.0 == item.1).map(|item| item.0);
+                prepared.kept = kept.collect();
+                prepared.kept.sort_unstable();
                 prepared.working_directory.clone_from(working_directory);
                 prepared.umask = *umask;
             }
@@ -415,19 +422,32 @@ impl Prepared {
             // Sources first go above every number that is wanted, so that no placement overwrites a source.
             let socket = libc::fcntl(self.socket, libc::F_DUPFD, highest + 1);
             self.check(9, socket as isize);
-            let base = socket + 1;
-            for (index, (ours, _, _)) in self.descriptors.iter().enumerate() {
-                let copy = libc::fcntl(*ours, libc::F_DUPFD, base + index as i32);
+            let mut copies = socket + 1;
+            for (ours, _, _) in self.moved() {
+                let copy = libc::fcntl(*ours, libc::F_DUPFD, copies);
                 self.check(9, copy as isize);
+                copies += 1;
             }
-            libc::syscall(libc::SYS_close_range, 0, socket - 1, 0);
-            for (index, (_, number, close_on_exec)) in self.descriptors.iter().enumerate() {
+            let mut next = 0;
+            for kept in self.kept.iter().copied().chain([socket]) {
+                if next < kept {
+                    libc::syscall(libc::SYS_close_range, next, kept - 1, 0);
+                }
+                next = kept + 1;
+            }
+            for (index, (_, number, close_on_exec)) in self.moved().enumerate() {
                 let flags = if *close_on_exec { libc::O_CLOEXEC } else { 0 };
-                self.check(9, libc::dup3(base + index as i32, *number, flags) as isize);
+                let copy = socket + 1 + index as i32;
+                self.check(9, libc::dup3(copy, *number, flags) as isize);
             }
-            libc::syscall(libc::SYS_close_range, base, u32::MAX, 0);
+            libc::syscall(libc::SYS_close_range, socket + 1, u32::MAX, 0);
             socket
         }
+    }
+
+    /// The descriptors that get another number.
+    fn moved(&self) -> impl Iterator<Item = &(RawFd, i32, bool)> {
+        self.descriptors.iter().filter(|item| item.0 != item.1)
     }
 
     unsafe fn close_all_but_socket(&self) {

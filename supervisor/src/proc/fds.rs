@@ -252,39 +252,39 @@ fn nanoseconds(value: &[u8]) -> Option<u64> {
     seconds.checked_mul(1_000_000_000)?.checked_add(rest)
 }
 
-/// Sorts descriptors into open files: for each of `slots` (process, number), in their order, the index of the open
-/// file that it leads to, counted in the order of first appearance.
+/// Open files in the kernel's order, to find which slots lead to the same one.
 ///
 /// Two slots that `dup`, `fork` or a passed descriptor made from one `open` share offset and flags, and must do so
 /// again when rebuilt. Only the kernel can tell them from two `open`s of one file: `KCMP_FILE` gives an order on open
-/// files (kcmp(2)), by which this needs n log n comparisons. A slot that may not be compared counts as separate.
-/// The processes must be stopped.
-pub fn open_files(slots: &[(i32, i32)]) -> Vec<usize> {
-    // One slot of each open file found so far with the file's index, in the kernel's order.
-    let mut known: Vec<((i32, i32), usize)> = Vec::new();
-    let mut count = 0;
-    let mut next = || {
-        count += 1;
-        count - 1
-    };
-    slots
-        .iter()
-        .map(|slot| {
-            let (mut low, mut high) = (0, known.len());
-            while low < high {
-                let middle = low + (high - low) / 2;
-                match kcmp_file(*slot, known[middle].0) {
-                    Some(std::cmp::Ordering::Equal) => return known[middle].1,
-                    Some(std::cmp::Ordering::Less) => high = middle,
-                    Some(std::cmp::Ordering::Greater) => low = middle + 1,
-                    None => return next(),
-                }
+/// files (kcmp(2)), by which this needs log n comparisons for each. The processes must be stopped.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    /// One slot (process, number) of each open file, and the file's index.
+    known: Vec<((i32, i32), usize)>,
+}
+
+impl OpenFiles {
+    /// The index of the open file that a slot leads to; of one that was not seen before, `next`. A slot that may not be
+    /// compared counts as separate.
+    pub fn index(&mut self, slot: (i32, i32), next: usize) -> usize {
+        let (mut low, mut high) = (0, self.known.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match kcmp_file(slot, self.known[middle].0) {
+                Some(std::cmp::Ordering::Equal) => return self.known[middle].1,
+                Some(std::cmp::Ordering::Less) => high = middle,
+                Some(std::cmp::Ordering::Greater) => low = middle + 1,
+                None => return next,
             }
-            let file = next();
-            known.insert(low, (*slot, file));
-            file
-        })
-        .collect()
+        }
+        self.known.insert(low, (slot, next));
+        next
+    }
+}
+
+/// Whether two slots (process, number) lead to the same open file.
+pub fn same_open_file(a: (i32, i32), b: (i32, i32)) -> bool {
+    kcmp_file(a, b) == Some(std::cmp::Ordering::Equal)
 }
 
 /// The order of two open files; none if the kernel does not tell.
@@ -400,6 +400,16 @@ mod tests {
         assert!(matches!(me.descriptor(1 << 20), Err(ProcError::Read { .. })));
     }
 
+    fn indices(slots: &[(i32, i32)]) -> Vec<usize> {
+        let (mut files, mut count) = (OpenFiles::default(), 0);
+        let index = |slot: &(i32, i32)| {
+            let index = files.index(*slot, count);
+            count = count.max(index + 1);
+            index
+        };
+        slots.iter().map(index).collect()
+    }
+
     #[test]
     fn open_files_are_told_apart() {
         let file = tempfile::tempfile().unwrap();
@@ -412,11 +422,11 @@ mod tests {
             .chain(&copies)
             .map(|file| (pid, file.as_raw_fd()))
             .collect();
-        let files = open_files(&slots);
+        let files = indices(&slots);
         assert_eq!(files[..20], (0..20).collect::<Vec<_>>());
         assert_eq!(files[20..], (0..20).rev().collect::<Vec<_>>());
         assert_eq!(
-            open_files(&[(-1, 0), (-1, 0), slots[0]]),
+            indices(&[(-1, 0), (-1, 0), slots[0]]),
             [0, 1, 2],
             "what cannot be compared is separate"
         );
