@@ -776,6 +776,9 @@ impl Socket {
             "has a socket option of more than 4096 bytes"
         );
         count("messages", self.received.len(), 0, MAX_ENTRIES)?;
+        // They are held in memory when they are sent again.
+        let bytes: u64 = self.received.iter().map(|message| u64::from(message.length)).sum();
+        ensure!(bytes <= 1 << 30, "holds messages of {bytes} bytes");
         for message in &self.received {
             // SCM_MAX_FD, include/net/scm.h; the largest send buffer.
             count("descriptors in a message", message.files.len(), 0, 253)?;

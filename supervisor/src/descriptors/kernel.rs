@@ -247,6 +247,36 @@ pub(super) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<P
     }
 }
 
+/// How many of the bytes that come next in a stream were sent by calls of which no byte is behind the first `most`.
+///
+/// A peek goes on to the next message as long as the last one was copied whole. So where the room ends, in memory that
+/// cannot be written, it stops at the end of a message (`unix_stream_read_generic`, `net/unix/af_unix.c`).
+pub(super) fn peek_whole(fd: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+    const PAGE: usize = 4096;
+    if most == 0 {
+        return Ok(0);
+    }
+    let room = most.next_multiple_of(PAGE);
+    // SAFETY: a mapping of our own, the last page of which stays inaccessible; the kernel reports what it cannot write.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let start = libc::mmap(ptr::null_mut(), room + PAGE, libc::PROT_NONE, flags, -1, 0);
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        libc::mprotect(start, room, libc::PROT_READ | libc::PROT_WRITE);
+        let buffer = start.byte_add(room - most);
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let length = result(libc::recv(fd.as_raw_fd(), buffer, most + PAGE, flags) as i64);
+        libc::munmap(start, room + PAGE);
+        match length {
+            Ok(length) => Ok(length as usize),
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Control messages as the kernel takes them: descriptors, and credentials of the sender.
 pub(super) fn control(descriptors: &[RawFd], credentials: Option<[u32; 3]>) -> Vec<u8> {
     let mut bytes = Vec::new();

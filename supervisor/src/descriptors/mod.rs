@@ -663,7 +663,7 @@ impl Plan {
                 Source::Created(created) => {
                     // By the magic link: it leads to what was created, whatever happens to its name.
                     let link = format!("/proc/self/fd/{}", self.created.files[created].file.as_raw_fd());
-                    let flags = (OFlags::from_bits_retain(file.flags & KEPT) - OFlags::NOFOLLOW) | OFlags::CLOEXEC;
+                    let flags = (OFlags::from_bits_retain(file.flags & (KEPT | ASYNC)) - OFlags::NOFOLLOW) | OFlags::CLOEXEC;
                     Some(rustix::fs::open(link, flags, Mode::empty()).map_err(|errno| cannot(errno.into()))?)
                 }
                 Source::Memory(fd) => {

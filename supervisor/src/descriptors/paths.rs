@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use vrun_image::state::{FileKind, OpenFile, RegularFile};
 
 use super::tables::{Description, Tables};
-use super::{DELETED, DescriptorError, KEPT, Result, describe, failed, file_type, show};
+use super::{ASYNC, DELETED, DescriptorError, KEPT, Result, describe, failed, file_type, show};
 
 /// The devices without state of their own, `drivers/char/mem.c`: all of major number 1.
 const NODES: [(u32, &str); 5] = [
@@ -306,7 +306,7 @@ pub(super) fn find(path: &[u8], flags: u32, expected: FileType, device: u64) -> 
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
         Err(errno) => return Err(failed("look at", path, errno)),
     };
-    let flags = OFlags::from_bits_retain(flags & KEPT) | OFlags::CLOEXEC;
+    let flags = OFlags::from_bits_retain(flags & (KEPT | ASYNC)) | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed("open", path, errno))?;
     let stat = rustix::fs::fstat(&fd).map_err(|errno| failed("look at", path, errno))?;
     Ok(Some((fd, verify(stat)?)))

@@ -140,15 +140,19 @@ pub(super) fn look(tables: &mut Tables, index: usize) -> Result<Queue> {
             if found.length == 0 {
                 break;
             }
-            // Descriptors come with the first byte of what they were sent with: is that before, in the same piece?
+            // Descriptors come with the first byte of what they were sent with, and a peek does not say where that is.
             if !found.descriptors.is_empty() {
                 let start = queue.bytes.len();
-                let before = without_descriptors(fd.as_fd(), start, found.length, &mut buffer).map_err(&refused)?;
+                set_offset(fd.as_fd(), start).map_err(&refused)?;
+                let before = kernel::peek_whole(fd.as_fd(), found.length - 1).map_err(&refused)?;
+                set_offset(fd.as_fd(), start).map_err(&refused)?;
+                let most = if before == 0 { found.length } else { before };
+                found = kernel::peek(fd.as_fd(), &mut buffer[..most])
+                    .map_err(&refused)?
+                    .ok_or_else(|| refused(io::Error::other("what was there is gone")))?;
                 if before != 0 {
-                    set_offset(fd.as_fd(), start).map_err(&refused)?;
-                    found = kernel::peek(fd.as_fd(), &mut buffer[..before])
-                        .map_err(&refused)?
-                        .ok_or_else(|| refused(io::Error::other("what was there is gone")))?;
+                    // They are those of what comes behind.
+                    found.descriptors.clear();
                 }
             }
         } else if found.length > buffer.len() {
@@ -179,26 +183,6 @@ pub(super) fn look(tables: &mut Tables, index: usize) -> Result<Queue> {
 
 fn set_offset(fd: BorrowedFd<'_>, offset: usize) -> io::Result<()> {
     kernel::set_int_option(fd, libc::SO_PEEK_OFF, offset as i32)
-}
-
-/// How many of the `length` bytes at `start` come before those that descriptors were sent with.
-fn without_descriptors(fd: BorrowedFd<'_>, start: usize, length: usize, buffer: &mut [u8]) -> io::Result<usize> {
-    let (mut none, mut some) = (0, length);
-    while none + 1 < some {
-        let middle = none + (some - none) / 2;
-        set_offset(fd, start)?;
-        let found = kernel::peek(fd, &mut buffer[..middle])?;
-        if found.is_some_and(|found| !found.descriptors.is_empty()) {
-            some = middle;
-        } else {
-            none = middle;
-        }
-    }
-    // Bytes 0..none are free of them, and byte `none` has them.
-    set_offset(fd, start)?;
-    let whole = kernel::peek(fd, &mut buffer[..length])?;
-    drop(whole);
-    Ok(none)
 }
 
 /// What else is needed to describe a socket.
