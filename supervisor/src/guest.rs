@@ -1018,11 +1018,6 @@ fn as_at_home(process: &mut Process, home: &Process) {
     process.working_directory.clone_from(&home.working_directory);
     process.credentials.clone_from(&home.credentials);
     process.umask = home.umask;
-    for thread in &mut process.threads {
-        if let Some(home) = home.threads.iter().find(|home| home.tid == thread.tid) {
-            thread.parent_death_signal = home.parent_death_signal;
-        }
-    }
 }
 
 /// The kernel ends `rt_sigtimedwait`, if it is the thread's own, for any stop (signal(7)).

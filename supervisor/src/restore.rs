@@ -240,6 +240,7 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn clear_and_map(&self, region: Range<u64>, data_base: u64) -> Script {
         let mut script = Script::new(data_base);
+        attributes::identity::before_mapping(&mut script);
         forget_pointers(&mut script, self.rseq);
         let mut keep = vec![area::START..area::END, region];
         let whole = self.special.whole();

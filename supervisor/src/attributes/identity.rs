@@ -84,6 +84,11 @@ impl Questions {
     }
 }
 
+/// Some personalities change what is mapped: an emptied process has none while it is filled.
+pub fn before_mapping(script: &mut Script) {
+    script.call("lay down the personality", libc::SYS_personality, &[0]);
+}
+
 pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) {
     script.call("set the personality", libc::SYS_personality, &[process.personality]);
     // A limit above this host's hard limit is not worth failing for.
@@ -107,7 +112,8 @@ pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) 
         let arguments = [libc::PR_SET_MDWE as u64, deny_write_execute.into(), 0, 0, 0];
         script.call("deny memory written and executed", libc::SYS_prctl, &arguments);
     }
-    if home != Home::Away {
+    // The deputy is what it was, and was told what the guest became.
+    if matches!(home, Home::Here { .. }) {
         let subreaper = u64::from(process.subreaper);
         set_prctl(
             script,

@@ -135,7 +135,7 @@ pub fn thread_steps(script: &mut Script, process: &Process, thread: &Thread, hom
     signals::thread_steps(script, process, thread, home);
     scheduling::steps(script, thread, home);
     identity::thread_steps(script, process, home);
-    thread::steps(script, thread, home);
+    thread::steps(script, thread);
 }
 
 /// What a script of questions brought.

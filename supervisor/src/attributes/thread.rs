@@ -1,7 +1,6 @@
 //! What the kernel keeps for one thread: its name, and the addresses by which it reads and writes the thread's memory.
 
 use super::{Answers, Result, ask_prctl, set_prctl, usage, words};
-use crate::restore::Home;
 use crate::sys;
 use vrun_image::state::{AlternateStack, RobustList, Rseq, Thread, ThreadControls, ThreadUsage};
 use vrun_shim::{Expect, Script, TraceError, Tracee};
@@ -123,17 +122,15 @@ pub(super) fn rseq(tracee: Tracee) -> std::result::Result<Option<Rseq>, TraceErr
 }
 
 /// The alternate stack is not among them: the signal frame sets it.
-pub(super) fn steps(script: &mut Script, thread: &Thread, home: Home) {
+pub(super) fn steps(script: &mut Script, thread: &Thread) {
     // A deputy still has its own: the signal frame could not set another one for a thread that stands on it.
     let none = script.data(&words(&[0, libc::SS_DISABLE as u64, 0]));
     script.call("leave the alternate stack", libc::SYS_sigaltstack, &[none, 0]);
     let name = script.data(&padded_name(&thread.name));
     set_prctl(script, "the thread's name", libc::PR_SET_NAME, name);
     set_prctl(script, "the timer slack", libc::PR_SET_TIMERSLACK, thread.timer_slack);
-    if home != Home::Away {
-        let signal = thread.parent_death_signal as u64;
-        set_prctl(script, "the parent-death signal", libc::PR_SET_PDEATHSIG, signal);
-    }
+    let signal = thread.parent_death_signal as u64;
+    set_prctl(script, "the parent-death signal", libc::PR_SET_PDEATHSIG, signal);
     let controls = thread.controls;
     if let Some(policy) = controls.memory_failure.checked_sub(1) {
         let arguments = [
