@@ -83,6 +83,8 @@ pub struct Process {
     pub exit_signal: i32,
     /// The signal by which job control has stopped it, else 0.
     pub stopped: i32,
+    /// Its parent has waited for that stop.
+    pub stop_seen: bool,
     /// Where `/proc/PID/exe` led.
     #[serde(with = "serde_bytes")]
     pub executable: Vec<u8>,

@@ -4,9 +4,8 @@
 //! the program starts and can never be removed) must know where the gate is.
 //!
 //! ```text
-//! 0x20000  gate     r-x  `syscall; ret` and the restorer's last steps: calls from this page pass the filter
+//! 0x20000  gate     r-x  `syscall; ret`: calls from this page pass the filter
 //! 0x21000  deputy   r-x  the loops of a deputy's threads
-//! 0x28000  frame    rw-  the signal frame that the restorer returns through
 //! 0x40000  code     r-x  injected scripts
 //! 0x50000  data     rw-  their data
 //! 0x60000  end
@@ -26,14 +25,10 @@ pub const END: u64 = 0x6_0000;
 pub const GATE: u64 = START;
 /// The gate page: what the filter's prologue lets through.
 pub const GATE_PAGE: Range<u64> = START..START + PAGE;
-/// Entry of the restorer's last steps, in the gate page. See [`crate::script::tail`].
-pub const TAIL: u64 = START + 0x100;
 /// The deputy's code page.
 pub const DEPUTY: u64 = 0x2_1000;
 /// First address after the gate and the deputy's page, which may be executed.
 pub const DEPUTY_END: u64 = DEPUTY + PAGE;
-/// The signal frame.
-pub const FRAME: Range<u64> = 0x2_8000..0x4_0000;
 /// Code of injected scripts.
 pub const CODE: Range<u64> = 0x4_0000..0x5_0000;
 /// Data and stack of injected scripts.

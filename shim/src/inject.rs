@@ -11,12 +11,14 @@ use crate::tracee::{Result, Status, TraceError, Tracee};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// A target that is ours for a while.
 #[derive(Debug)]
 pub struct Injection {
     tracee: Tracee,
-    memory: File,
+    /// One for all threads of a process.
+    memory: Arc<File>,
     saved: Option<(libc::user_regs_struct, u64)>,
 }
 
@@ -34,6 +36,15 @@ impl Injection {
                 tid,
                 source,
             })?;
+        Self::with(tracee, Arc::new(memory))
+    }
+
+    /// Takes over another stopped thread of the same process.
+    pub fn beside(&self, tracee: Tracee) -> Result<Self> {
+        Self::with(tracee, Arc::clone(&self.memory))
+    }
+
+    fn with(tracee: Tracee, memory: Arc<File>) -> Result<Self> {
         let saved = Some((tracee.registers()?, tracee.blocked()?));
         tracee.set_blocked(u64::MAX)?;
         Ok(Self { tracee, memory, saved })
@@ -109,9 +120,16 @@ impl Injection {
 
     /// Runs a script with its code at `code_base`; the code and the data must lie in mapped memory of the target.
     pub fn run_at(&self, script: &Script, code_base: u64) -> Result<Vec<i64>> {
+        Ok(self.run_births(script, code_base)?.0)
+    }
+
+    /// Like [`Injection::run_at`] for a script that makes threads or processes of a thread with `PTRACE_O_TRACECLONE` or
+    /// `PTRACE_O_TRACEFORK`; gives these too, in their order, stopped before their first instruction.
+    pub fn run_births(&self, script: &Script, code_base: u64) -> Result<(Vec<i64>, Vec<Tracee>)> {
         let tid = self.tracee.tid();
         self.load(script, code_base)?;
-        let signal = self.go()?;
+        let mut born = Vec::new();
+        let signal = self.go(&mut born)?;
         let registers = self.tracee.registers()?;
         let failed = |source: io::Error| {
             let index = registers.r14 as usize;
@@ -140,10 +158,28 @@ impl Injection {
         }
         let mut bytes = vec![0; 8 * script.steps().len()];
         self.read(script.results(), &mut bytes)?;
-        Ok(bytes
+        let results = bytes
             .chunks_exact(8)
-            .map(|word| i64::from_le_bytes(word.try_into().expect("8 bytes")))
-            .collect())
+            .map(|word| i64::from_le_bytes(word.try_into().expect("8 bytes")));
+        for child in &born {
+            child.wait_interrupted()?;
+        }
+        Ok((results.collect(), born))
+    }
+
+    /// Lets the process run a script, in the vrun area, that ends it, and waits for that end: it is then its parent's to
+    /// wait for.
+    pub fn end_by(mut self, script: &Script) -> Result<()> {
+        self.load(script, area::CODE.start)?;
+        self.saved = None;
+        self.tracee.resume(0)?;
+        loop {
+            match self.tracee.wait()? {
+                status if status.is_end() => return Ok(()),
+                Status::Stopped(signal) => self.tracee.resume(signal)?,
+                _ => self.tracee.resume(0)?,
+            }
+        }
     }
 
     /// Lets the process go with a script, in the vrun area, that ends it.
@@ -164,12 +200,20 @@ impl Injection {
         self.tracee.set_registers(&registers)
     }
 
-    /// Continues until the `int3` of a script, or another signal of its own making; gives the signal.
-    fn go(&self) -> Result<i32> {
+    /// Continues until the `int3` of a script, or another signal of its own making; gives the signal, and in `born` what
+    /// it made.
+    fn go(&self, born: &mut Vec<Tracee>) -> Result<i32> {
         self.tracee.resume(0)?;
         loop {
             match self.tracee.wait_stop()? {
                 Status::Stopped(signal) => return Ok(signal),
+                Status::Event {
+                    event: libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK,
+                    ..
+                } => {
+                    born.push(Tracee::attached(self.tracee.event_message()? as i32));
+                    self.tracee.resume(0)?;
+                }
                 // An interrupt that was sent before the thread stopped for something else: it is stopped already.
                 Status::Event {
                     event: libc::PTRACE_EVENT_STOP,

@@ -9,16 +9,16 @@
 //!  Injection::finish ──────────────►  as before
 //! ```
 //!
-//! [`sigframe`] builds the frame through which a restored thread gets all its registers at once, [`vdso`] makes the
-//! pointers that a program keeps into its old vDSO work under another kernel.
+//! [`xstate`] brings extended registers from one CPU's layout into another's, [`vdso`] makes the pointers that a program
+//! keeps into its old vDSO work under another kernel.
 
 pub mod area;
 pub mod deputy;
 pub mod inject;
 pub mod script;
-pub mod sigframe;
 pub mod tracee;
 pub mod vdso;
+pub mod xstate;
 
 pub use inject::Injection;
 pub use script::{Expect, Script};

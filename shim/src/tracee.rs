@@ -136,6 +136,25 @@ impl Tracee {
         Ok(tracee)
     }
 
+    /// One that this thread of ours traces already: the child of a tracee (`PTRACE_O_TRACECLONE` and its like), or what a
+    /// thread has become by exec.
+    pub fn attached(tid: i32) -> Self {
+        Self { tid }
+    }
+
+    /// Changes the `PTRACE_O_*`.
+    pub fn set_options(self, options: i32) -> Result<()> {
+        self.request("set options of", libc::PTRACE_SETOPTIONS, 0, options as usize)
+    }
+
+    /// What came with the event that it stopped for: the new thread or process, as we number it.
+    pub fn event_message(self) -> Result<u64> {
+        let mut message = 0_u64;
+        let address = &raw mut message as usize;
+        self.request("read the event of", libc::PTRACE_GETEVENTMSG, 0, address)?;
+        Ok(message)
+    }
+
     /// Its thread id, in our PID namespace.
     pub fn tid(self) -> i32 {
         self.tid
@@ -177,15 +196,22 @@ impl Tracee {
     /// Waits for its next stop. Its end is [`TraceError::Gone`], and is left to be waited for by whoever looks after it:
     /// how it ended is theirs to know.
     pub fn wait_stop(self) -> Result<Status> {
+        let status = self.next_stop(0)?;
+        Ok(status.expect("without WNOHANG there is a status"))
+    }
+
+    /// The same with the flags of waitid(2): nothing if with `WNOHANG` it has not stopped yet.
+    fn next_stop(self, flags: i32) -> Result<Option<Status>> {
+        let flags = flags | libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
         loop {
             // SAFETY: all zeroes is a siginfo_t.
             let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-            let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
             // SAFETY: `info` is a live local of the type that waitid writes.
             if unsafe { libc::waitid(libc::P_PID, self.tid as libc::id_t, &raw mut info, flags) } == 0 {
                 return match info.si_code {
+                    0 => Ok(None), // left as it was
                     libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED => Err(TraceError::Gone(self.tid)),
-                    _ => self.wait(),
+                    _ => self.wait().map(Some),
                 };
             }
             match io::Error::last_os_error() {
@@ -206,13 +232,24 @@ impl Tracee {
     /// are given back for the caller to deliver later, in order, with their `siginfo_t`.
     pub fn wait_interrupted(self) -> Result<Vec<[u8; SIGINFO]>> {
         let mut signals = Vec::new();
-        loop {
-            match self.wait_stop()? {
+        while self.look_interrupted(&mut signals, 0)?.is_none() {}
+        Ok(signals)
+    }
+
+    /// The same without waiting: the signal of the group stop (job control) that it is in, or `SIGTRAP`, once it has
+    /// stopped; nothing before.
+    pub fn has_interrupted(self, signals: &mut Vec<[u8; SIGINFO]>) -> Result<Option<i32>> {
+        self.look_interrupted(signals, libc::WNOHANG)
+    }
+
+    fn look_interrupted(self, signals: &mut Vec<[u8; SIGINFO]>, flags: i32) -> Result<Option<i32>> {
+        while let Some(status) = self.next_stop(flags)? {
+            match status {
                 // A group stop is reported as an event too, with the stopping signal instead of SIGTRAP.
                 Status::Event {
                     event: libc::PTRACE_EVENT_STOP,
-                    ..
-                } => return Ok(signals),
+                    signal,
+                } => return Ok(Some(signal)),
                 Status::Event { .. } => self.resume(0)?,
                 Status::Stopped(_) => {
                     signals.push(self.signal_info()?);
@@ -221,6 +258,7 @@ impl Tracee {
                 _ => {}
             }
         }
+        Ok(None)
     }
 
     /// General registers.
@@ -263,7 +301,7 @@ impl Tracee {
         Ok(bytes)
     }
 
-    /// Sets the extended state, as [`Tracee::xstate`] gave it.
+    /// Sets the extended state: of the length and in the layout that [`Tracee::xstate`] has here.
     pub fn set_xstate(self, bytes: &[u8]) -> Result<()> {
         let mut vector = libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -398,10 +436,17 @@ impl Tracee {
 
     /// Executes one instruction and waits for the trap after it.
     pub fn single_step(self) -> Result<()> {
-        self.request("step", libc::PTRACE_SINGLESTEP, 0, 0)?;
-        match self.wait_stop()? {
-            Status::Stopped(libc::SIGTRAP) => Ok(()),
-            status => Err(TraceError::Unexpected { tid: self.tid, status }),
+        loop {
+            self.request("step", libc::PTRACE_SINGLESTEP, 0, 0)?;
+            match self.wait_stop()? {
+                Status::Stopped(libc::SIGTRAP) => return Ok(()),
+                // An interrupt that came when it had stopped already, before the instruction.
+                Status::Event {
+                    event: libc::PTRACE_EVENT_STOP,
+                    ..
+                } => {}
+                status => return Err(TraceError::Unexpected { tid: self.tid, status }),
+            }
         }
     }
 

@@ -13,7 +13,7 @@
 //! the guest may have been started: everything a guest does outside of its memory is a `Call`, none has been made
 //! yet, and none can be once this connection is gone. The host ends such a guest as soon as it notices.
 
-use crate::capture::{self, CaptureError, Frozen};
+use crate::capture::{self, CaptureError, Frozen, Outside};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
 use crate::deputy::{Correspondent, Deputy, DeputyError, Desk, Retired};
@@ -158,6 +158,7 @@ pub struct Office<'a> {
     pub identity: &'a Identity,
     pub listener: &'a Arc<Listener>,
     pub desk: &'a Arc<Desk>,
+    pub outside: Outside,
     /// Tells the main thread that something waits in [`Away::take`].
     pub ring: Arc<dyn Ring>,
     /// All processes of the job: host PIDs.

@@ -63,6 +63,8 @@ pub enum GuestError {
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error(transparent)]
+    Tree(#[from] crate::tree::TreeError),
+    #[error(transparent)]
     Capture(#[from] CaptureError),
     #[error(transparent)]
     Trace(#[from] TraceError),

@@ -14,7 +14,7 @@
 
 use crate::attributes::usage;
 use crate::away::{self, Away, Departure, HomeError, Identity, Incoming, Office, Ring, tell};
-use crate::capture;
+use crate::capture::{self, FrozenJob, Outside};
 use crate::config::Config;
 use crate::control::{self, Content, ControlError, Moved, Outcome, Progress, Request, Role, State};
 use crate::deputy::Desk;
@@ -141,6 +141,7 @@ struct Job {
     /// By a signal.
     stopped: bool,
     identity: Identity,
+    outside: Outside,
     config: Config,
     mailbox: Mailbox,
     listener: Arc<Listener>,
@@ -178,11 +179,12 @@ impl Job {
         let revive_failed = |error: ReviveError| (error.exit_status(), error.to_string());
         // Its end: the program is executed, or the restored job is let go, when everything here can serve it.
         let begin: Box<dyn FnOnce() -> Result<Option<Vessel>, Failure>>;
-        let (pid, listener, identity, keeper);
+        let (pid, listener, identity, keeper, outside);
         match start {
             Start::Program(program) => {
                 let (launching, its_listener) = launch::launch(&program, side.inherited).map_err(launch_failed)?;
                 (pid, listener, keeper) = (launching.pid, its_listener, None);
+                outside = Outside::of(pid).map_err(|error| (front::FAILED, error.to_string()))?;
                 identity = Identity {
                     id: side.id.to_string(),
                     name: side.name.clone(),
@@ -201,6 +203,8 @@ impl Job {
                     command: revived.job.command.clone(),
                 };
                 (pid, keeper) = (revived.vessel.pid, Some(revived.vessel.keeper));
+                // In the namespace of the job, what is outside of it has no number.
+                outside = Outside::default();
                 let (its_listener, rest) = revived.split();
                 listener = its_listener;
                 begin = Box::new(move || {
@@ -251,6 +255,7 @@ impl Job {
             alive: true,
             stopped: false,
             identity,
+            outside,
             config: side.config.clone(),
             listener,
             desk,
@@ -479,13 +484,17 @@ impl Job {
                 None => Ok(()),
             };
         }
-        let processes = self.processes().len();
-        if processes > 1 {
+        let processes = self.processes();
+        if processes.len() > 1 {
             return Err(format!(
-                "it has {processes} processes; only single processes can move yet"
+                "it has {} processes; only single processes can move yet",
+                processes.len()
             ));
         }
-        capture::verdict(self.pid)
+        if front::is_stopped(self.pid) {
+            return Err("it is stopped; continue it first (fg, or kill -CONT)".to_owned());
+        }
+        capture::verdict(&processes)
     }
 
     /// The manifest of the job.
@@ -528,6 +537,7 @@ impl Job {
             identity: &self.identity,
             listener: &self.listener,
             desk: &self.desk,
+            outside: self.outside,
             ring: Arc::new(self.mailbox.clone()),
             processes: self.lister.as_ref(),
         }
@@ -641,15 +651,15 @@ impl Job {
         side: &mut SupervisorSide,
     ) -> Result<Outcome, ControlError> {
         self.at_home()?;
-        let saved = save::to_file(self.pid, path, content, &self.office())?;
+        let save::Saved { frozen, bytes } = save::to_file(&|| self.processes(), path, content, &self.office())?;
         if keep_running {
-            saved.frozen.release()?;
+            frozen.release()?;
         } else {
-            self.end_here(format!("saved to {}", path.display()), side)?;
+            end_here(frozen, format!("saved to {}", path.display()), side)?;
         }
         Ok(Outcome::Saved {
             path: path.to_owned(),
-            bytes: saved.bytes,
+            bytes,
         })
     }
 
@@ -659,9 +669,9 @@ impl Job {
         }
         self.at_home()?;
         let host = delivery.host.clone();
-        let (id, saved) = save::to_host(self.pid, delivery, &self.office())?;
-        self.end_here(format!("stored at {host} as {id}"), side)?;
-        Ok(Outcome::Stored { id, bytes: saved.bytes })
+        let (id, save::Saved { frozen, bytes }) = save::to_host(&|| self.processes(), delivery, &self.office())?;
+        end_here(frozen, format!("stored at {host} as {id}"), side)?;
+        Ok(Outcome::Stored { id, bytes })
     }
 
     fn at_home(&self) -> Result<(), ControlError> {
@@ -670,15 +680,12 @@ impl Job {
             let advice = format!("the job is at {host}; bring it home first (vmigrate {} home)", self.id);
             return Err(ControlError::refused(advice));
         }
-        self.verdict()
-            .map_err(|reason| ControlError::refused(format!("the job cannot be saved now: {reason}")))
-    }
-
-    /// Its image is safe: the job ends here, and the front says where it is.
-    fn end_here(&self, note: String, side: &mut SupervisorSide) -> Result<(), ControlError> {
-        side.end(note);
-        launch::send_signal(self.pid, libc::SIGKILL, None)
-            .map_err(|error| ControlError::refused(format!("cannot end process {}: {error}", self.pid)))
+        let verdict = if self.alive {
+            capture::verdict(&self.processes())
+        } else {
+            Err("its first process has ended".to_owned())
+        };
+        verdict.map_err(|reason| ControlError::refused(format!("the job cannot be saved now: {reason}")))
     }
 
     fn statistics(&self) -> Result<Outcome, ControlError> {
@@ -743,6 +750,14 @@ impl Job {
             not_migratable: self.verdict().err(),
         }
     }
+}
+
+/// Its image is safe: the job ends here, and the front says where it is.
+fn end_here(frozen: FrozenJob, note: String, side: &mut SupervisorSide) -> Result<(), ControlError> {
+    side.end(note);
+    frozen
+        .kill()
+        .map_err(|error| ControlError::refused(format!("cannot end the job: {error}")))
 }
 
 /// A client's thread: finds the host that the request is about, hands it to the main thread and waits for what comes of it.

@@ -34,5 +34,6 @@ pub mod store;
 pub mod survival;
 pub mod sys;
 pub mod transfer;
+pub mod tree;
 pub mod undertaker;
 pub mod vessel;

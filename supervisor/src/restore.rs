@@ -4,13 +4,13 @@
 //!  begin    find room for the restorer that no area covers; move our own vDSO aside; unmap everything else;
 //!           put a vDSO where the program expects it; map every area            (script "clear and map")
 //!  pages    contents, as they arrive
-//!  finish   boundaries, signal dispositions, per-thread pointers, limits, …    (script "finish")
-//!           the signal frame with all registers; held at the tail              → Restored, still stopped
-//!  run      the tail unmaps the restorer and returns through the frame
+//!  finish   the other threads; boundaries, signal dispositions, limits, …      (script "finish")
+//!           what each thread has for itself                                    (a script for each)
+//!           the restorer's own memory is unmapped; registers and masks are set → Restored, still stopped
 //! ```
 //!
 //! The restorer's code and data lie in a range of their own, chosen here, outside of every area of the image and of the
-//! process as it is; what unmaps them is the tail in the gate page. Areas are mapped with their final protection at
+//! process as it is; what unmaps them is a script in the vrun area. Areas are mapped with their final protection at
 //! once: contents are written through `/proc/PID/mem`, which may write to private memory whatever its protection.
 
 use crate::areas::{self, map};
@@ -18,9 +18,9 @@ use crate::attributes;
 use crate::proc::{self, ProcDir};
 use crate::registers;
 use std::ops::Range;
-use vrun_image::state::{Process, Vdso};
+use vrun_image::state::{Process, Thread, Vdso};
 use vrun_shim::tracee::RseqConfiguration;
-use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area, sigframe, vdso};
+use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area, vdso, xstate};
 
 /// Where the restored process lives, which decides what of its state is to be rebuilt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum RestoreError {
     #[error("the program's vDSO cannot be served by this kernel: {0}")]
     Vdso(#[from] vdso::VdsoError),
     #[error(transparent)]
-    Frame(#[from] sigframe::SigframeError),
+    Xstate(#[from] xstate::XstateError),
     #[error("cannot set the OOM score of the new process: {0}")]
     Outside(std::io::Error),
 }
@@ -150,14 +150,17 @@ impl Restorer {
             aside: &aside,
             in_place,
         };
-        // The scripts' sizes do not depend on where they lie: a first draft tells how much room they need.
-        let draft = plan.clear_and_map(0..0, 0);
-        let finish = finish_script(process, home, 0);
-        let code_length = draft.code_bound().max(finish.code_bound()).next_multiple_of(area::PAGE);
-        let data_length = draft
-            .data_length()
-            .max(finish.data_length())
-            .next_multiple_of(area::PAGE);
+        // The scripts' sizes do not depend on where they lie: drafts tell how much room they need.
+        let own = process
+            .threads
+            .iter()
+            .map(|thread| thread_script(process, thread, home, 0));
+        let drafts = [plan.clear_and_map(0..0, 0), finish_script(process, home, 0)];
+        let (mut code_length, mut data_length) = (0, 0);
+        for draft in drafts.into_iter().chain(own) {
+            code_length = draft.code_bound().max(code_length).next_multiple_of(area::PAGE);
+            data_length = draft.data_length().max(data_length).next_multiple_of(area::PAGE);
+        }
         let region = find_hole(&mut occupied, code_length + data_length)?;
         map_region(&injection, &region, code_length)?;
 
@@ -192,37 +195,96 @@ impl Restorer {
     }
 
     /// Restores everything else and holds the process just before its first instruction. `parked` are the other threads of
-    /// a deputy; of another process they are made here.
+    /// a deputy, in the image's order; those of another process are made here.
     pub fn finish(self, process: &Process, parked: &[Tracee]) -> Result<Restored> {
-        debug_assert!(parked.is_empty());
-        let thread = &process.threads[0];
-        let script = finish_script(process, self.home, self.region.start + self.code_length);
-        self.injection.run_at(&script, self.region.start)?;
-
-        let stack = sigframe::AlternateStack {
-            address: thread.alternate_stack.address,
-            flags: thread.alternate_stack.flags,
-            size: thread.alternate_stack.size,
+        let made;
+        let others = match self.home {
+            Home::Deputy => parked,
+            Home::Here { .. } | Home::Away => {
+                made = self.make_threads(process)?;
+                &made
+            }
         };
-        let registers = registers::to_user(&thread.registers);
-        let frame = sigframe::build(area::FRAME.start, &registers, &thread.xstate, thread.blocked, stack)?;
-        self.injection.write(area::FRAME.start, &frame.bytes)?;
-
-        let tracee = self.injection.tracee();
-        attributes::identity::from_outside(tracee.tid(), process, self.home).map_err(RestoreError::Outside)?;
-        if self.home != Home::Deputy {
-            attributes::usage::remember(tracee.tid(), process)?;
+        let mut threads = Vec::with_capacity(process.threads.len());
+        for tracee in others {
+            threads.push(self.injection.beside(*tracee)?);
         }
-        let mut registers = tracee.registers()?;
-        registers.rip = area::TAIL;
-        registers.rsp = frame.rsp;
-        registers.orig_rax = u64::MAX;
-        (registers.rdi, registers.rsi) = (self.region.start, self.region.end - self.region.start);
-        tracee.set_registers(&registers)?;
+        let data = self.region.start + self.code_length;
+        let script = finish_script(process, self.home, data);
+        self.injection.run_at(&script, self.region.start)?;
+        // The leader last: the others may need the rights that it gives up in the end.
+        let leader = (&self.injection, &process.threads[0]);
+        let others = threads.iter().zip(&process.threads[1..]);
+        for (injection, thread) in others.chain([leader]) {
+            let script = thread_script(process, thread, self.home, data);
+            injection.run_at(&script, self.region.start)?;
+        }
+        let pid = self.injection.tracee().tid();
+        attributes::identity::from_outside(pid, process, self.home).map_err(RestoreError::Outside)?;
+        if self.home != Home::Deputy {
+            attributes::usage::remember(pid, process)?;
+        }
+        let mut script = Script::new(area::DATA.start);
+        let arguments = [self.region.start, self.region.end - self.region.start];
+        script.call("unmap the restorer", libc::SYS_munmap, &arguments);
+        self.injection.run(&script)?;
+        threads.insert(0, self.injection);
+        let threads = threads.into_iter().zip(&process.threads).map(|(injection, thread)| {
+            let tracee = injection.keep();
+            // PTRACE_SETREGSET wants all of what this host has.
+            let mut state = xstate::adapt(&thread.xstate)?;
+            state.resize(tracee.xstate()?.len(), 0);
+            tracee.set_xstate(&state)?;
+            tracee.set_registers(&registers::to_user(&thread.registers))?;
+            tracee.set_blocked(thread.blocked)?;
+            Ok(tracee)
+        });
         Ok(Restored {
-            threads: vec![self.injection.keep()],
+            threads: threads.collect::<Result<_>>()?,
         })
     }
+
+    /// Makes the threads beside the leader, in the image's order.
+    fn make_threads(&self, process: &Process) -> Result<Vec<Tracee>> {
+        const BATCH: usize = 64;
+        let leader = self.injection.tracee();
+        leader.set_options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE)?;
+        let mut made = Vec::new();
+        for batch in process.threads[1..].chunks(BATCH) {
+            let mut script = Script::new(area::DATA.start);
+            for thread in batch {
+                let flags = libc::CLONE_VM
+                    | libc::CLONE_FS
+                    | libc::CLONE_FILES
+                    | libc::CLONE_SIGHAND
+                    | libc::CLONE_THREAD
+                    | libc::CLONE_SYSVSEM;
+                clone_step(&mut script, "create thread", flags as u64, thread.tid, 0);
+            }
+            made.extend(self.injection.run_births(&script, area::CODE.start)?.1);
+        }
+        for tracee in made.iter().chain([&leader]) {
+            tracee.set_options(libc::PTRACE_O_EXITKILL)?;
+        }
+        Ok(made)
+    }
+}
+
+/// `clone3(2)` with a chosen number, without a stack: what it makes is stopped before its first instruction, and gets
+/// registers from outside.
+pub(crate) fn clone_step(script: &mut Script, what: &str, flags: u64, pid: i32, exit_signal: i32) {
+    let number = script.data(&pid.to_le_bytes());
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup.
+    let arguments = [flags, 0, 0, 0, exit_signal as u64, 0, 0, 0, number, 1, 0].map(u64::to_le_bytes);
+    let address = script.data(arguments.as_flattened());
+    let length = size_of_val(&arguments) as u64;
+    let expect = Expect::Exactly(pid as u64);
+    script.step(
+        format_args!("{what} {pid}"),
+        libc::SYS_clone3,
+        &[address, length],
+        expect,
+    );
 }
 
 /// What the first script is made from.
@@ -395,7 +457,7 @@ pub(crate) fn clear(script: &mut Script, mut keep: Vec<Range<u64>>) {
     }
 }
 
-/// Everything between the contents and the registers. All signals are blocked while it runs.
+/// What the leader does for the whole process between the contents and the registers. All signals are blocked.
 fn finish_script(process: &Process, home: Home, data_base: u64) -> Script {
     let mut script = Script::new(data_base);
     areas::property_steps(&mut script, &process.memory.areas);
@@ -405,7 +467,13 @@ fn finish_script(process: &Process, home: Home, data_base: u64) -> Script {
     };
     areas::boundary_steps(&mut script, &process.memory, executable);
     attributes::process_steps(&mut script, process, home);
-    attributes::thread_steps(&mut script, process, &process.threads[0], home);
+    script
+}
+
+/// What each thread does for itself.
+fn thread_script(process: &Process, thread: &Thread, home: Home, data_base: u64) -> Script {
+    let mut script = Script::new(data_base);
+    attributes::thread_steps(&mut script, process, thread, home);
     script
 }
 

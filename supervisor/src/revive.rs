@@ -8,6 +8,7 @@
 //!
 //! Nothing is started before the first pass is through: a damaged image or a missing file leaves no trace.
 
+use crate::capture::{CaptureError, syscall_instruction};
 use crate::config::Config;
 use crate::control::ErrorCode;
 use crate::descriptors::{self, DescriptorError, Opened};
@@ -15,16 +16,20 @@ use crate::filter;
 use crate::guest::{GuestError, fill, install_filter};
 use crate::job::ImageSource;
 use crate::notify::Listener;
+use crate::proc::ProcDir;
 use crate::restore::{Home, Restored, Restorer};
+use crate::tree;
 use crate::vessel::{Specification, Vessel, World};
 use rustix::fs::{FileType, fstat};
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use vrun_image::state::{Job, Process};
 use vrun_image::{Reader, Record};
-use vrun_shim::Tracee;
+use vrun_shim::{Injection, Script, Tracee, area};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReviveError {
@@ -34,8 +39,8 @@ pub enum ReviveError {
     Image { path: String, error: vrun_image::Error },
     #[error("{path}: the program may be using CPU features that this host lacks: {features}")]
     Cpu { path: String, features: String },
-    #[error("{path}: it holds {processes} processes; this version restores one")]
-    Processes { path: String, processes: usize },
+    #[error("{path}: it holds no process")]
+    Empty { path: String },
     #[error(transparent)]
     Descriptors(#[from] DescriptorError),
     #[error("cannot rebuild the job: {0}")]
@@ -48,7 +53,7 @@ impl ReviveError {
     /// The exit status of `vctl restore`.
     pub fn exit_status(&self) -> u8 {
         let code = match self {
-            Self::Image { .. } | Self::Cpu { .. } | Self::Processes { .. } => ErrorCode::Incompatible,
+            Self::Image { .. } | Self::Cpu { .. } | Self::Empty { .. } => ErrorCode::Incompatible,
             _ => ErrorCode::Refused,
         };
         code as u8
@@ -61,7 +66,7 @@ pub struct Revived {
     pub job: Job,
     pub vessel: Vessel,
     listener: Listener,
-    restored: Restored,
+    restored: Vec<Restored>,
     opened: Opened,
 }
 
@@ -69,7 +74,7 @@ pub struct Revived {
 #[derive(Debug)]
 pub struct Ready {
     vessel: Vessel,
-    restored: Restored,
+    restored: Vec<Restored>,
     opened: Opened,
 }
 
@@ -103,9 +108,9 @@ impl Ready {
     /// Lets the job run on its own; gives its vessel.
     pub fn run(mut self) -> Result<Vessel, ReviveError> {
         self.opened.arm()?;
-        self.restored
-            .release()
-            .map_err(|error| ReviveError::Build(error.into()))?;
+        for restored in self.restored {
+            restored.release().map_err(|error| ReviveError::Build(error.into()))?;
+        }
         self.opened.keep();
         Ok(self.vessel.launch())
     }
@@ -123,7 +128,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
 
     let mut reader = open()?;
     let job = read_job(&mut reader).map_err(bad)?;
-    let process = judge(&job, config, &path)?;
+    let first = judge(&job, config, &path)?;
     let mut plan = descriptors::check(&job, source.with_files)?;
     loop {
         match reader.next().map_err(bad)? {
@@ -143,34 +148,53 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
     let opened =
         plan.finish(standard_streams(source.detach).map_err(|error| ReviveError::Io("copy a stream", error))?)?;
     let mut descriptors = opened.inherited();
-    let executable = File::open(std::ffi::OsStr::from_bytes(&process.executable)).ok();
-    let number = opened.free();
-    if let Some(file) = &executable {
-        descriptors.push((file.as_raw_fd(), number, true));
-    }
+    let executables = Executables::open(&job, opened.free());
+    descriptors.extend(executables.placements());
     let world = World::Host {
         descriptors,
         working_directory: opened.working_directories[0].clone(),
-        umask: process.umask,
+        umask: first.umask,
     };
-    let vessel = Vessel::create(&Specification::of(&job, process, world)).map_err(GuestError::from)?;
+    let vessel = Vessel::create(&Specification::of(&job, first, world)).map_err(GuestError::from)?;
 
-    let home = Home::Here {
-        executable: executable.map(|_| number),
-    };
-    let build = || -> Result<(Listener, Restored), GuestError> {
+    let build = || -> Result<(Listener, Vec<Restored>), GuestError> {
         let tracee = Tracee::seize(vessel.pid, libc::PTRACE_O_EXITKILL)?;
         tracee.interrupt()?;
         tracee.wait_interrupted()?;
-        let restorer = Restorer::begin(tracee, process, home)?;
-        for script in opened.scripts(0) {
+        let injection = Injection::begin(tracee)?;
+        let maps = ProcDir::open(vessel.pid).and_then(|directory| directory.maps());
+        let maps = maps.map_err(CaptureError::from)?;
+        injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
+        let listener = install_filter(&injection, &filter::restored()?, vessel.socket)?;
+        let mut restorers = Vec::with_capacity(job.processes.len());
+        for (index, tracee) in tree::grow(injection, &job)?.into_iter().enumerate() {
+            let process = &job.processes[index];
+            let home = Home::Here {
+                executable: executables.number(index),
+            };
+            let restorer = Restorer::begin(tracee, process, home)?;
+            let mut script = Script::new(area::DATA.start);
+            let directory = script.data(opened.working_directories[index].as_bytes_with_nul());
+            if index > 0 {
+                let what = format_args!("enter {}", String::from_utf8_lossy(&process.working_directory));
+                script.call(what, libc::SYS_chdir, &[directory]);
+                script.call("set the umask", libc::SYS_umask, &[process.umask.into()]);
+            }
+            for number in executables.others(index) {
+                script.call("close an executable", libc::SYS_close, &[number as u64]);
+            }
             restorer.injection().run(&script)?;
+            for script in opened.scripts(index) {
+                restorer.injection().run(&script)?;
+            }
+            restorers.push(restorer);
         }
-        let listener = install_filter(restorer.injection(), &filter::restored()?, vessel.socket)?;
         let mut reader = open().map_err(|error| GuestError::Io("read the image again", io::Error::other(error)))?;
         read_job(&mut reader)?;
-        fill(std::slice::from_ref(&restorer), &mut reader)?;
-        Ok((listener, restorer.finish(process, &[])?))
+        fill(&restorers, &mut reader)?;
+        let finish = |(restorer, process): (Restorer, &Process)| restorer.finish(process, &[]);
+        let restored = restorers.into_iter().zip(&job.processes).map(finish);
+        Ok((listener, restored.collect::<Result<_, _>>()?))
     };
     let (listener, restored) = build()?;
     Ok(Revived {
@@ -182,6 +206,50 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
     })
 }
 
+/// The executables of a job's processes as far as this host has them, for `/proc/PID/exe`: each is opened once, and every
+/// process begins with all of them.
+struct Executables {
+    files: Vec<File>,
+    /// The number of the first in the processes.
+    base: i32,
+    /// Of each process, the index of its file.
+    of: Vec<Option<usize>>,
+}
+
+impl Executables {
+    fn open(job: &Job, base: i32) -> Self {
+        let mut files = Vec::new();
+        let mut known: HashMap<&[u8], Option<usize>> = HashMap::new();
+        let mut of = Vec::with_capacity(job.processes.len());
+        for process in &job.processes {
+            let path = process.executable.as_slice();
+            of.push(*known.entry(path).or_insert_with(|| {
+                files.push(File::open(OsStr::from_bytes(path)).ok()?);
+                Some(files.len() - 1)
+            }));
+        }
+        Self { files, base, of }
+    }
+
+    /// Ours, the number there, close-on-exec.
+    fn placements(&self) -> impl Iterator<Item = (RawFd, i32, bool)> + '_ {
+        (self.base..)
+            .zip(&self.files)
+            .map(|(number, file)| (file.as_raw_fd(), number, true))
+    }
+
+    fn number(&self, process: usize) -> Option<i32> {
+        Some(self.base + self.of[process]? as i32)
+    }
+
+    fn others(&self, process: usize) -> impl Iterator<Item = i32> + '_ {
+        let own = self.number(process);
+        (self.base..)
+            .take(self.files.len())
+            .filter(move |number| Some(*number) != own)
+    }
+}
+
 fn read_job(reader: &mut Reader<BufReader<File>>) -> Result<Job, vrun_image::Error> {
     loop {
         if let Record::Job(job) = reader.next()? {
@@ -190,13 +258,10 @@ fn read_job(reader: &mut Reader<BufReader<File>>) -> Result<Job, vrun_image::Err
     }
 }
 
-/// Whether this host can run the job, as far as the image tells; its one process.
+/// Whether this host can run the job, as far as the image tells; its first process.
 fn judge<'a>(job: &'a Job, config: &Config, path: &dyn Fn() -> String) -> Result<&'a Process, ReviveError> {
-    let [process] = job.processes.as_slice() else {
-        return Err(ReviveError::Processes {
-            path: path(),
-            processes: job.processes.len(),
-        });
+    let Some(first) = job.processes.first() else {
+        return Err(ReviveError::Empty { path: path() });
     };
     let here = crate::cpu::features(&config.hidden_cpu_features())
         .map_err(|error| ReviveError::Io("read the CPU's features", error))?;
@@ -207,7 +272,7 @@ fn judge<'a>(job: &'a Job, config: &Config, path: &dyn Fn() -> String) -> Result
             features: missing.join(", "),
         });
     }
-    Ok(process)
+    Ok(first)
 }
 
 /// Our standard streams, for the job. A detached one does not read, and does not hold up who waits for the end of a

@@ -41,12 +41,12 @@ impl From<DescriptorError> for ControlError {
     }
 }
 
-/// Freezes the process, lets `write` make an image of it and gives both back; on failure the process goes on.
+/// Freezes the job, lets `write` make an image of it and gives both back; on failure the job goes on.
 fn with_frozen<T>(
-    pid: i32,
+    processes: &dyn Fn() -> Vec<i32>,
     write: impl FnOnce(&FrozenJob) -> Result<T, ControlError>,
 ) -> Result<(FrozenJob, T), ControlError> {
-    let frozen = capture::freeze(&|| vec![pid])?;
+    let frozen = capture::freeze(processes)?;
     match write(&frozen) {
         Ok(result) => Ok((frozen, result)),
         Err(error) => {
@@ -66,8 +66,10 @@ fn write_image<W: Write>(
     let pid = frozen.processes[0].pid();
     let pids: Vec<i32> = frozen.processes.iter().map(|process| process.pid()).collect();
     let descriptors = descriptors::capture(&pids, content.with_files)?;
-    let captured = capture::describe(&frozen.processes, descriptors.slots.clone(), &[])?;
-    let job = office
+    let mut captured = capture::describe(&frozen.processes, descriptors.slots.clone(), &[])?;
+    let mut zombies = frozen.zombies.clone();
+    office.outside.apply(&mut captured.processes, &mut zombies);
+    let mut job = office
         .identity
         .image(
             office.config,
@@ -76,6 +78,7 @@ fn write_image<W: Write>(
             captured.processes.clone(),
         )
         .map_err(rolled_back)?;
+    job.zombies = zombies;
     let mut writer = Writer::new(inner).map_err(image_error)?;
     if let Some(level) = content.compress {
         writer.compress(level).map_err(image_error)?;
@@ -101,7 +104,12 @@ fn image_error(error: vrun_image::Error) -> ControlError {
 }
 
 /// Saves to a file, which appears under its name when it is complete and on disk.
-pub fn to_file(pid: i32, path: &Path, content: Content, office: &Office<'_>) -> Result<Saved, ControlError> {
+pub fn to_file(
+    processes: &dyn Fn() -> Vec<i32>,
+    path: &Path,
+    content: Content,
+    office: &Office<'_>,
+) -> Result<Saved, ControlError> {
     let unwritable = |error: io::Error| rolled_back(format!("cannot write {}: {error}", path.display()));
     let directory = path
         .parent()
@@ -111,7 +119,7 @@ pub fn to_file(pid: i32, path: &Path, content: Content, office: &Office<'_>) -> 
         .prefix(".vrun-")
         .tempfile_in(directory)
         .map_err(unwritable)?;
-    let (frozen, bytes) = with_frozen(pid, |frozen| {
+    let (frozen, bytes) = with_frozen(processes, |frozen| {
         let buffered = BufWriter::with_capacity(1 << 20, file.as_file().try_clone().map_err(unwritable)?);
         let buffered = write_image(frozen, content, office, buffered)?;
         let written: File = buffered.into_inner().map_err(|error| unwritable(error.into_error()))?;
@@ -143,13 +151,17 @@ pub fn offer(config: &Config, host: &str, offer: Offer) -> Result<Delivery, Cont
 }
 
 /// Stores at a host that waits for it; gives the id there.
-pub fn to_host(pid: i32, delivery: Delivery, office: &Office<'_>) -> Result<(String, Saved), ControlError> {
+pub fn to_host(
+    processes: &dyn Fn() -> Vec<i32>,
+    delivery: Delivery,
+    office: &Office<'_>,
+) -> Result<(String, Saved), ControlError> {
     let Delivery {
         sender,
         mut receiver,
         host,
     } = delivery;
-    let result = with_frozen(pid, |frozen| {
+    let result = with_frozen(processes, |frozen| {
         // Where it will be restored, the job's files may not exist.
         let content = Content {
             with_files: true,

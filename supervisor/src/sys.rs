@@ -120,6 +120,43 @@ pub fn pidfd_kill(pidfd: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// What two processes or threads may share (`linux/kcmp.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Shared {
+    Memory = 1,
+    Descriptors = 2,
+    /// Working directory and umask.
+    FileSystem = 3,
+}
+
+/// Whether two processes or threads share something (`kcmp(2)`; needs the right to trace them).
+pub fn share(a: i32, b: i32, what: Shared) -> io::Result<bool> {
+    // SAFETY: kcmp takes numbers and touches no memory of ours.
+    match unsafe { libc::syscall(libc::SYS_kcmp, a, b, what as i32, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        order => Ok(order == 0),
+    }
+}
+
+/// Waits until a child or tracee may have changed its state, at most until `deadline`; false: it is past. `SIGCHLD` must be
+/// blocked, and who else waits for it must look at the children when this thread is back there.
+pub fn await_children(deadline: std::time::Instant) -> bool {
+    let left = deadline.saturating_duration_since(std::time::Instant::now());
+    let time = libc::timespec {
+        tv_sec: left.as_secs() as libc::time_t,
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    // SAFETY: `mask` is initialised by sigemptyset; live locals.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        libc::sigaddset(&raw mut mask, libc::SIGCHLD);
+        libc::sigtimedwait(&raw const mask, std::ptr::null_mut(), &raw const time);
+    }
+    !left.is_zero()
+}
+
 /// A clock in nanoseconds (`clock_gettime(2)`).
 pub fn clock(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -115,6 +115,7 @@ pub(crate) fn small() -> Job {
         session: 1234,
         exit_signal: 17,
         stopped: 0,
+        stop_seen: false,
         executable: b"/usr/bin/count".to_vec(),
         memory: Memory {
             areas: vec![
@@ -264,6 +265,7 @@ pub(crate) fn small() -> Job {
         group: 1240,
         exit_signal: 0,
         stopped: 20,
+        stop_seen: true,
         descriptors: vec![slot(3, false, 1)],
         threads: vec![thread(1240, b"child")],
         ..first.clone()

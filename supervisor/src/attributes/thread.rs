@@ -121,11 +121,7 @@ pub(super) fn rseq(tracee: Tracee) -> std::result::Result<Option<Rseq>, TraceErr
     }))
 }
 
-/// The alternate stack is not among them: the signal frame sets it.
 pub(super) fn steps(script: &mut Script, thread: &Thread) {
-    // A deputy still has its own: the signal frame could not set another one for a thread that stands on it.
-    let none = script.data(&words(&[0, libc::SS_DISABLE as u64, 0]));
-    script.call("leave the alternate stack", libc::SYS_sigaltstack, &[none, 0]);
     let name = script.data(&padded_name(&thread.name));
     set_prctl(script, "the thread's name", libc::PR_SET_NAME, name);
     set_prctl(script, "the timer slack", libc::PR_SET_TIMERSLACK, thread.timer_slack);
@@ -165,6 +161,14 @@ pub(super) fn steps(script: &mut Script, thread: &Thread) {
     let (fs, gs) = (thread.registers.fs_base, thread.registers.gs_base);
     script.call("set the FS base", libc::SYS_arch_prctl, &[ARCH_SET_FS, fs]);
     script.call("set the GS base", libc::SYS_arch_prctl, &[ARCH_SET_GS, gs]);
+    let stack = thread.alternate_stack;
+    // stack_t: address, flags (32 bits), size.
+    let stack = script.data(&words(&[
+        stack.address,
+        u64::from(stack.flags.cast_unsigned()),
+        stack.size,
+    ]));
+    script.call("set the alternate stack", libc::SYS_sigaltstack, &[stack, 0]);
     let address = thread.clear_child_tid;
     script.call("set the child-tid address", libc::SYS_set_tid_address, &[address]);
     let robust = thread.robust_list;

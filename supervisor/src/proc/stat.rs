@@ -49,6 +49,10 @@ pub struct Stat {
     pub arg_end: u64,
     pub env_start: u64,
     pub env_end: u64,
+    /// What its parent is sent when it ends.
+    pub exit_signal: i32,
+    /// How it ended, as wait(2) gives it; 0 also for who may not trace it.
+    pub exit_code: i32,
 }
 
 impl Stat {
@@ -99,6 +103,8 @@ impl Stat {
             arg_end: unsigned(49)?,
             env_start: unsigned(50)?,
             env_end: unsigned(51)?,
+            exit_signal: signed(38)?,
+            exit_code: signed(52)?,
         })
     }
 
@@ -140,6 +146,9 @@ pub struct Status {
     pub groups: Vec<u32>,
     /// Its number in each PID namespace from ours inwards.
     pub namespace_pids: Vec<i32>,
+    /// The same for its process group and its session; 0 in a namespace where that does not exist.
+    pub namespace_groups: Vec<i32>,
+    pub namespace_sessions: Vec<i32>,
     /// In bytes; 0 without an address space.
     pub resident: u64,
     /// The most that it had resident, in bytes.
@@ -194,6 +203,8 @@ impl Status {
             b"Gid" => self.gid = numbers(value)?.try_into().ok()?,
             b"Groups" => self.groups = numbers(value)?,
             b"NSpid" => self.namespace_pids = numbers(value)?,
+            b"NSpgid" => self.namespace_groups = numbers(value)?,
+            b"NSsid" => self.namespace_sessions = numbers(value)?,
             b"VmRSS" => self.resident = number::<u64>(words(value).next()?)?.checked_mul(1024)?,
             b"VmHWM" => self.peak_resident = number::<u64>(words(value).next()?)?.checked_mul(1024)?,
             b"voluntary_ctxt_switches" => self.context_switches[0] = number(value)?,
