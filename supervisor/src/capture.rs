@@ -172,6 +172,14 @@ pub fn syscall_instruction(injection: &Injection, maps: &[MapsEntry]) -> std::re
     })
 }
 
+/// Takes over a stopped process that is to become another one: it gets the vrun area.
+pub fn take_over(tracee: Tracee) -> Result<Injection> {
+    let maps = ProcDir::open(tracee.tid())?.maps()?;
+    let injection = Injection::begin(tracee)?;
+    injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
+    Ok(injection)
+}
+
 /// Stops processes that run on their own: all of a job. `processes` lists them, each after its parent, and is asked until
 /// there is none that was not stopped already. On failure they go on.
 ///

@@ -25,6 +25,7 @@ use crate::notify::Listener;
 use crate::restore::{Home, RestoreError, Restored, Restorer};
 use crate::sys;
 use crate::transfer::{ImageSink, ImageStream, Piece};
+use crate::tree;
 use crate::undertaker::Undertaker;
 use crate::vessel::{Specification, Vessel, VesselError, World};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -63,7 +64,7 @@ pub enum GuestError {
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error(transparent)]
-    Tree(#[from] crate::tree::TreeError),
+    Tree(#[from] tree::TreeError),
     #[error(transparent)]
     Capture(#[from] CaptureError),
     #[error(transparent)]
@@ -112,20 +113,23 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     let Record::Job(job) = reader.next()? else {
         return Err(GuestError::Processes(0));
     };
-    let [process] = job.processes.as_slice() else {
-        return Err(GuestError::Processes(job.processes.len()));
+    let Some(first) = job.processes.first() else {
+        return Err(GuestError::Processes(0));
     };
     let filter = filter::guest()?;
     let world = World::Nothing {
         host_name: job.host.nodename.clone(),
     };
-    let vessel = Vessel::create(&Specification::of(&job, process, world))?;
+    let vessel = Vessel::create(&Specification::of(&job, first, world))?;
     let tracee = Tracee::seize(vessel.pid, libc::PTRACE_O_EXITKILL)?;
     tracee.interrupt()?;
     tracee.wait_interrupted()?;
-    let restorer = Restorer::begin(tracee, process, Home::Away)?;
-    let listener = install_filter(restorer.injection(), &filter, vessel.socket)?;
-    let restorers = vec![restorer];
+    let injection = crate::capture::take_over(tracee)?;
+    let listener = install_filter(&injection, &filter, vessel.socket)?;
+    let mut restorers = Vec::with_capacity(job.processes.len());
+    for (tracee, process) in tree::beside(injection, &job)?.into_iter().zip(&job.processes) {
+        restorers.push(Restorer::begin(tracee, process, Home::Away)?);
+    }
     fill(&restorers, &mut reader)?;
     let finish = |(restorer, process): (Restorer, &Process)| {
         let foreign_vdso = restorer.foreign_vdso.clone();

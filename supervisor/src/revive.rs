@@ -8,7 +8,7 @@
 //!
 //! Nothing is started before the first pass is through: a damaged image or a missing file leaves no trace.
 
-use crate::capture::{CaptureError, syscall_instruction};
+use crate::capture;
 use crate::config::Config;
 use crate::control::ErrorCode;
 use crate::descriptors::{self, DescriptorError, Opened};
@@ -16,7 +16,6 @@ use crate::filter;
 use crate::guest::{GuestError, fill, install_filter};
 use crate::job::ImageSource;
 use crate::notify::Listener;
-use crate::proc::ProcDir;
 use crate::restore::{Home, Restored, Restorer};
 use crate::tree;
 use crate::vessel::{Specification, Vessel, World};
@@ -29,7 +28,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use vrun_image::state::{Job, Process};
 use vrun_image::{Reader, Record};
-use vrun_shim::{Injection, Script, Tracee, area};
+use vrun_shim::{Script, Tracee, area};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReviveError {
@@ -161,10 +160,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         let tracee = Tracee::seize(vessel.pid, libc::PTRACE_O_EXITKILL)?;
         tracee.interrupt()?;
         tracee.wait_interrupted()?;
-        let injection = Injection::begin(tracee)?;
-        let maps = ProcDir::open(vessel.pid).and_then(|directory| directory.maps());
-        let maps = maps.map_err(CaptureError::from)?;
-        injection.ensure_area(syscall_instruction(&injection, &maps)?)?;
+        let injection = capture::take_over(tracee)?;
         let listener = install_filter(&injection, &filter::restored()?, vessel.socket)?;
         let mut restorers = Vec::with_capacity(job.processes.len());
         for (index, tracee) in tree::grow(injection, &job)?.into_iter().enumerate() {

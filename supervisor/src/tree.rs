@@ -435,6 +435,24 @@ pub fn grow(first: Injection, job: &Job) -> Result<Vec<Tracee>> {
     Ok(grown)
 }
 
+/// Makes the other processes of a job beside the first one, with the same parent: a guest's, whose relations are at home.
+pub fn beside(first: Injection, job: &Job) -> Result<Vec<Tracee>> {
+    let leader = first.tracee();
+    leader.set_options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK)?;
+    let mut made = vec![leader];
+    for process in &job.processes[1..] {
+        let mut script = Script::new(area::DATA.start);
+        let parent = libc::CLONE_PARENT as u64;
+        clone_step(&mut script, "create process", parent, process.pid, 0);
+        made.extend(first.run_births(&script, area::CODE.start)?.1);
+    }
+    first.keep();
+    for tracee in &made {
+        tracee.set_options(libc::PTRACE_O_EXITKILL)?;
+    }
+    Ok(made)
+}
+
 fn at(held: &HashMap<i32, Injection>, pid: i32) -> Result<&Injection> {
     held.get(&pid).ok_or_else(|| TraceError::Gone(pid).into())
 }
