@@ -741,7 +741,8 @@ impl OpenFile {
             let passed = socket.received.iter().flat_map(|message| message.files.iter().copied());
             peer.into_iter().chain(waiting.iter().copied()).chain(passed)
         });
-        first.into_iter()
+        first
+            .into_iter()
             .chain(connected)
             .chain(watches.iter().map(|watch| watch.file))
     }

@@ -272,6 +272,7 @@ impl Held {
                 std::mem::take(&mut held.processes.remove(0).threads);
             }
             refuse_sharing(&job.processes)?;
+            refuse_shared_memory(&job.processes)?;
             job.zombies = zombies(&job.processes, &held.ended)?;
             Ok(())
         };
@@ -463,6 +464,27 @@ fn refuse_sharing(processes: &[Frozen]) -> Result<()> {
                         b.inner_pid()
                     ));
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Processes that show one another's writes: what they share would become a copy for each.
+fn refuse_shared_memory(processes: &[Frozen]) -> Result<()> {
+    let mut known = BTreeMap::new();
+    for process in processes {
+        for entry in process
+            .maps
+            .iter()
+            .filter(|entry| entry.backing() == Backing::SharedAnonymous)
+        {
+            let first = *known.entry((entry.device, entry.inode)).or_insert(process.pid);
+            if first != process.pid {
+                return unsupported(format!(
+                    "its processes {first} and {} share the memory at {:#x}",
+                    process.pid, entry.start
+                ));
             }
         }
     }

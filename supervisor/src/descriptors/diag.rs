@@ -134,7 +134,10 @@ mod tests {
         assert_eq!((of(inode(&one)).shutdown, of(inode(&two)).shutdown), (2, 1));
         assert_eq!(of(inode(&listener)).state, LISTEN);
         assert_eq!(of(inode(&listener)).waiting, [inode(&client)]);
-        assert_eq!((of(inode(&client)).state, of(inode(&client)).peer), (ESTABLISHED, Some(0)));
+        assert_eq!(
+            (of(inode(&client)).state, of(inode(&client)).peer),
+            (ESTABLISHED, Some(0))
+        );
         drop(two);
         assert_eq!(unix_sockets().unwrap()[&inode(&one)].peer, Some(0));
     }

@@ -28,7 +28,10 @@ pub(super) fn capture(tables: &Tables, index: usize, file: &dyn Fn(usize) -> Opt
     let mut watches = Vec::with_capacity(entries.len());
     for (at, entry) in entries.iter().enumerate() {
         // Of several that were added under one number, the kernel is asked by their order.
-        let toff = entries[..at].iter().filter(|other| other.number == entry.number).count() as u32;
+        let toff = entries[..at]
+            .iter()
+            .filter(|other| other.number == entry.number)
+            .count() as u32;
         let is = |candidate: usize| {
             let slot = &tables.descriptions[candidate];
             slot.slot.stat.st_ino == entry.inode
@@ -39,7 +42,11 @@ pub(super) fn capture(tables: &Tables, index: usize, file: &dyn Fn(usize) -> Opt
                 let found = entries.binary_search_by_key(&entry.number, |entry| entry.number);
                 found.ok().map(|at| entries[at].description)
             };
-            tables.entries.iter().filter_map(with_number).find(|candidate| is(*candidate))
+            tables
+                .entries
+                .iter()
+                .filter_map(with_number)
+                .find(|candidate| is(*candidate))
         };
         let target = same_number().or_else(|| (0..tables.descriptions.len()).find(|candidate| is(*candidate)));
         let Some(target) = target.and_then(file) else {
@@ -71,9 +78,13 @@ pub(super) fn is_of_process(files: &[OpenFile], watch: &EpollWatch) -> bool {
 pub(super) fn watch(files: &[OpenFile], ours: &[OwnedFd], inside: &dyn Fn(&EpollWatch) -> bool) -> Result<()> {
     let mut work: Vec<(RawFd, RawFd, EpollWatch)> = Vec::new();
     for (file, fd) in files.iter().zip(ours) {
-        let FileKind::Epoll { watches, .. } = &file.kind else { continue };
+        let FileKind::Epoll { watches, .. } = &file.kind else {
+            continue;
+        };
         // One-shot watches that have fired first: what they would tell at once can then be taken back.
-        let (fired, others): (Vec<_>, Vec<_>) = watches.iter().partition(|watch| watch.events & !PRIVATE == 0 && watch.events & ONE_SHOT != 0);
+        let (fired, others): (Vec<_>, Vec<_>) = watches
+            .iter()
+            .partition(|watch| watch.events & !PRIVATE == 0 && watch.events & ONE_SHOT != 0);
         for watch in fired.into_iter().chain(others).filter(|watch| !inside(watch)) {
             work.push((fd.as_raw_fd(), ours[watch.file as usize].as_raw_fd(), watch));
         }

@@ -6,7 +6,8 @@
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_gettime, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_gettime,
+    timerfd_settime,
 };
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,7 +31,9 @@ pub(super) fn capture(tables: &Tables, description: &Description) -> Result<Opti
             Some(pid) => FileKind::Process { pid },
             None => match zombie(tables, *pid) {
                 Some(pid) => FileKind::Process { pid },
-                None => return description.refuse(tables, format!("is process {pid}, which is not of the job (pidfd)")),
+                None => {
+                    return description.refuse(tables, format!("is process {pid}, which is not of the job (pidfd)"));
+                }
             },
         },
         _ => return Ok(None),

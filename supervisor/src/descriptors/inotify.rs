@@ -31,7 +31,10 @@ pub(super) fn capture(tables: &Tables, index: usize) -> Result<Option<FileKind>>
     let refused = cannot("look at", description);
     let fd = description.fetch()?;
     if kernel::ioctl_int(fd.as_fd(), libc::FIONREAD).map_err(&refused)? != 0 {
-        return description.refuse(tables, "is an inotify instance with unread events, which cannot be kept in a file");
+        return description.refuse(
+            tables,
+            "is an inotify instance with unread events, which cannot be kept in a file",
+        );
     }
     let mut watches = Vec::with_capacity(watched.len());
     for watch in watched {

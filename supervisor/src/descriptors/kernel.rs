@@ -85,7 +85,13 @@ pub(super) fn set_ticks(fd: BorrowedFd<'_>, ticks: u64) -> io::Result<()> {
 pub(super) fn signalfd(mask: u64) -> io::Result<OwnedFd> {
     // SAFETY: the kernel's mask is 8 bytes; the result is a new descriptor that is ours.
     unsafe {
-        let fd = result(libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8, libc::SFD_CLOEXEC))?;
+        let fd = result(libc::syscall(
+            libc::SYS_signalfd4,
+            -1,
+            &raw const mask,
+            8,
+            libc::SFD_CLOEXEC,
+        ))?;
         Ok(OwnedFd::from_raw_fd(fd as i32))
     }
 }
@@ -96,7 +102,16 @@ pub(super) fn is_watched(slot: (i32, i32), epoll: (i32, i32), number: i32, index
     const KCMP_EPOLL_TFD: i32 = 7;
     let watched = [epoll.1.cast_unsigned(), number.cast_unsigned(), index];
     // SAFETY: a live struct kcmp_epoll_slot, three ints.
-    unsafe { libc::syscall(libc::SYS_kcmp, slot.0, epoll.0, KCMP_EPOLL_TFD, slot.1, watched.as_ptr()) == 0 }
+    unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            slot.0,
+            epoll.0,
+            KCMP_EPOLL_TFD,
+            slot.1,
+            watched.as_ptr(),
+        ) == 0
+    }
 }
 
 /// `getsockopt(2)`, at most 256 bytes.
@@ -104,7 +119,9 @@ pub(super) fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<Ve
     let mut value = vec![0_u8; 256];
     let mut length = value.len() as u32;
     // SAFETY: a live buffer and its length.
-    result(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) }.into())?;
+    result(
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) }.into(),
+    )?;
     value.truncate(length as usize);
     Ok(value)
 }
@@ -329,7 +346,11 @@ pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], descriptors: &[RawFd], to: 
 
 /// Puts `file` at `number` in a descriptor table for the time of `act`, and what was there back afterwards. The table
 /// should be the calling thread's own.
-pub(super) fn at_number<T>(file: RawFd, number: RawFd, act: impl FnOnce(&dyn Fn(RawFd) -> RawFd) -> io::Result<T>) -> io::Result<T> {
+pub(super) fn at_number<T>(
+    file: RawFd,
+    number: RawFd,
+    act: impl FnOnce(&dyn Fn(RawFd) -> RawFd) -> io::Result<T>,
+) -> io::Result<T> {
     if file == number {
         return act(&|fd| fd);
     }
@@ -359,7 +380,8 @@ pub(super) fn epoll_add(epoll: RawFd, number: RawFd, events: u32, data: u64) -> 
 pub(super) fn epoll_take(epoll: BorrowedFd<'_>) -> io::Result<usize> {
     let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
     // SAFETY: a live array and its length.
-    result(unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), 64, 0) }.into()).map(|count| count as usize)
+    result(unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), 64, 0) }.into())
+        .map(|count| count as usize)
 }
 
 /// Makes the calling thread's descriptor table its own.

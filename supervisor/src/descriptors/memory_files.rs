@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use vrun_image::state::{FileKind, MemoryFile};
 
-use super::tables::{Description, Tables, cannot};
 use super::Result;
+use super::tables::{Description, Tables, cannot};
 
 const PREFIX: &[u8] = b"/memfd:";
 /// `HUGETLBFS_MAGIC`.

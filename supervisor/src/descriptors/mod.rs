@@ -161,7 +161,10 @@ fn describe(description: &Description) -> String {
         _ if matches!(slot.info.details, FdDetails::Pidfd { .. }) => "a process (pidfd)".to_owned(),
         _ if is_message_queue(description) => format!("the POSIX message queue {target}"),
         _ if target.starts_with('/') => format!("{target}, a file of the kernel's"),
-        _ => match target.strip_prefix("anon_inode:").map(|name| name.trim_matches(['[', ']'])) {
+        _ => match target
+            .strip_prefix("anon_inode:")
+            .map(|name| name.trim_matches(['[', ']']))
+        {
             Some(name) => format!("a {name}"),
             None => format!("the kernel object {target}"),
         },
@@ -197,7 +200,10 @@ pub struct Captured {
 /// regular files as stored (see [`Captured::store`]) and thereby admits deleted ones. [`DescriptorError::Proc`].
 pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
     let mut tables = Tables::read(pids)?;
-    let any_socket = tables.descriptions.iter().any(|one| one.inode_of(FileType::Socket).is_some());
+    let any_socket = tables
+        .descriptions
+        .iter()
+        .any(|one| one.inode_of(FileType::Socket).is_some());
     let unix = if any_socket {
         diag::unix_sockets().map_err(|error| failed("ask the kernel for", b"its Unix sockets (sock_diag)", error))?
     } else {
@@ -210,7 +216,9 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
         let mut seen_before = true;
         for index in 0..tables.descriptions.len() {
             let description = &tables.descriptions[index];
-            let is_unix = description.inode_of(FileType::Socket).is_some_and(|inode| unix.contains_key(&inode));
+            let is_unix = description
+                .inode_of(FileType::Socket)
+                .is_some_and(|inode| unix.contains_key(&inode));
             if is_unix && !queues.contains_key(&index) && stream_of(&tables, &streams, index).is_none() {
                 queues.insert(index, sockets::look(&mut tables, index)?);
                 seen_before = false;
@@ -283,23 +291,39 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
             paths::capture(&tables, description, with_files, &mut contents)?
         };
         if matches!(kind, FileKind::Process { pid } if pid != 0) && description.passed.is_some() {
-            return description.refuse(&tables, "is a process (pidfd), which cannot be kept in a file: use vmigrate");
+            return description.refuse(
+                &tables,
+                "is a process (pidfd), which cannot be kept in a file: use vmigrate",
+            );
         }
         captured.places.insert(file, description.place());
         let plain = stream.is_none() && !is_path_only(description.slot.info.flags);
         captured.files.push(OpenFile {
             flags: flags(description),
             owner: if plain { owner(&tables, description)? } else { None },
-            locks: if stream.is_none() { description.locks.clone() } else { Vec::new() },
+            locks: if stream.is_none() {
+                description.locks.clone()
+            } else {
+                Vec::new()
+            },
             kind,
         });
     }
-    captured.passed = tables.descriptions.into_iter().filter_map(|description| description.passed).collect();
+    captured.passed = tables
+        .descriptions
+        .into_iter()
+        .filter_map(|description| description.passed)
+        .collect();
     Ok(captured)
 }
 
 fn find_streams(tables: &Tables, unix: &HashMap<u64, diag::UnixSocket>) -> Streams {
-    let inside = |inode: u64| tables.descriptions.iter().any(|one| one.inode_of(FileType::Socket) == Some(inode));
+    let inside = |inode: u64| {
+        tables
+            .descriptions
+            .iter()
+            .any(|one| one.inode_of(FileType::Socket) == Some(inode))
+    };
     Streams::find(tables, &|inode| match unix.get(&inode).map(|socket| socket.peer) {
         Some(Some(peer)) if peer != 0 => streams::OtherEnd::of(inside(peer)),
         Some(_) => streams::OtherEnd::None,
@@ -312,7 +336,11 @@ fn stream_of(tables: &Tables, streams: &Streams, index: usize) -> Option<(u32, b
     let description = &tables.descriptions[index];
     let process = tables.pids.iter().position(|pid| *pid == description.pid);
     let number = process.map_or(-1, |_| description.slot.number);
-    streams.of(description, number, process.map_or(0, |process| tables.controlling[process]))
+    streams.of(
+        description,
+        number,
+        process.map_or(0, |process| tables.controlling[process]),
+    )
 }
 
 /// The kinds that have neither a path nor a queue.
@@ -340,7 +368,11 @@ fn other_kind(
 
 fn flags(description: &Description) -> u32 {
     let flags = description.slot.info.flags;
-    let dropped = if flags & TMPFILE != 0 { libc::O_DIRECTORY.cast_unsigned() } else { 0 };
+    let dropped = if flags & TMPFILE != 0 {
+        libc::O_DIRECTORY.cast_unsigned()
+    } else {
+        0
+    };
     flags & (KEPT | ASYNC) & !dropped
 }
 
@@ -394,7 +426,9 @@ impl Captured {
                 FileKind::Memory(memory) if memory.memory == index => (&memory.name, memory.size),
                 _ => continue,
             };
-            let Some((pid, number)) = self.places.get(&index) else { continue };
+            let Some((pid, number)) = self.places.get(&index) else {
+                continue;
+            };
             total += store_file(index, path, size, &format!("/proc/{pid}/fd/{number}"), writer)?;
         }
         Ok(total)
@@ -502,7 +536,8 @@ fn check_in(here: &Path, job: &Job, with_files: bool) -> Result<Plan> {
                 continue;
             }
             FileKind::Memory(memory) if memory.memory == index => {
-                let made = memory_files::create(memory).map_err(|error| failed("make the memory file", &memory.name, error))?;
+                let made = memory_files::create(memory)
+                    .map_err(|error| failed("make the memory file", &memory.name, error))?;
                 found.push(Some(Source::Memory(made)));
                 continue;
             }
@@ -586,12 +621,20 @@ fn check_in(here: &Path, job: &Job, with_files: bool) -> Result<Plan> {
                 };
                 Source::Created(index)
             }
-            (None, _) => return Err(DescriptorError::Missing("an open file of the image is missing".to_owned())),
+            (None, _) => {
+                return Err(DescriptorError::Missing(
+                    "an open file of the image is missing".to_owned(),
+                ));
+            }
         });
     }
     Ok(Plan {
         files: job.files.clone(),
-        slots: job.processes.iter().map(|process| process.descriptors.clone()).collect(),
+        slots: job
+            .processes
+            .iter()
+            .map(|process| process.descriptors.clone())
+            .collect(),
         pids: job.processes.iter().map(|process| process.pid).collect(),
         realtime: job.clocks.realtime,
         sources,
@@ -663,7 +706,8 @@ impl Plan {
                 Source::Created(created) => {
                     // By the magic link: it leads to what was created, whatever happens to its name.
                     let link = format!("/proc/self/fd/{}", self.created.files[created].file.as_raw_fd());
-                    let flags = (OFlags::from_bits_retain(file.flags & (KEPT | ASYNC)) - OFlags::NOFOLLOW) | OFlags::CLOEXEC;
+                    let flags =
+                        (OFlags::from_bits_retain(file.flags & (KEPT | ASYNC)) - OFlags::NOFOLLOW) | OFlags::CLOEXEC;
                     Some(rustix::fs::open(link, flags, Mode::empty()).map_err(|errno| cannot(errno.into()))?)
                 }
                 Source::Memory(fd) => {
@@ -675,7 +719,8 @@ impl Plan {
                 Source::Later => match &file.kind {
                     FileKind::Memory(memory) => {
                         let first = memories.get(&memory.memory);
-                        let first = first.ok_or_else(|| cannot(io::Error::other("the image lacks its first description")))?;
+                        let first =
+                            first.ok_or_else(|| cannot(io::Error::other("the image lacks its first description")))?;
                         Some(memory_files::open(first, file.flags, memory.offset).map_err(cannot)?)
                     }
                     FileKind::Epoll { .. } => Some(
@@ -699,7 +744,9 @@ impl Plan {
         let mut sockets = sockets::restore(&files)?;
         for index in (0..files.len() as u32).filter(|index| made[*index as usize].is_none()) {
             if sockets.get(index).is_none() {
-                return Err(DescriptorError::Unsupported("the image holds an open file of a kind that is unknown".to_owned()));
+                return Err(DescriptorError::Unsupported(
+                    "the image holds an open file of a kind that is unknown".to_owned(),
+                ));
             }
         }
         let (mut deferred, mut senders) = (Vec::new(), Vec::new());
@@ -864,14 +911,21 @@ impl Opened {
 
     /// Whether a watch is added by a process of the job: one that has both the instance and what is watched.
     fn watches_inside(&self, watch: &vrun_image::state::EpollWatch) -> bool {
-        let has = |slots: &Vec<Slot>| slots.iter().any(|slot| slot.number == watch.number && slot.file == watch.file);
+        let has = |slots: &Vec<Slot>| {
+            slots
+                .iter()
+                .any(|slot| slot.number == watch.number && slot.file == watch.file)
+        };
         epoll::is_of_process(&self.files, watch) && self.slots.iter().any(has)
     }
 
     fn locks_of(&self, process: i32) -> Vec<(u32, FileLock)> {
         let mut locks = Vec::new();
         for (index, file) in (0_u32..).zip(&self.files) {
-            let own = file.locks.iter().filter(|lock| lock.holder == LockHolder::Process(process));
+            let own = file
+                .locks
+                .iter()
+                .filter(|lock| lock.holder == LockHolder::Process(process));
             locks.extend(own.map(|lock| (index, *lock)));
         }
         locks

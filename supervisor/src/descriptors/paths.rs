@@ -57,7 +57,8 @@ pub(super) fn capture(
             return Ok(FileKind::Device { path, device, offset });
         }
     }
-    let is_view = || rustix::fs::statfs(description.magic()).is_ok_and(|system| VIEWS.contains(&(system.f_type as u32)));
+    let is_view =
+        || rustix::fs::statfs(description.magic()).is_ok_and(|system| VIEWS.contains(&(system.f_type as u32)));
     let is_file = matches!(kind, FileType::RegularFile | FileType::Directory)
         && target.starts_with(b"/")
         && !target.starts_with(b"/memfd:")

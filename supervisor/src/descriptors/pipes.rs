@@ -36,26 +36,38 @@ pub(super) fn capture(tables: &Tables, end: usize, first: u32, is_first: bool) -
     let is_fifo = target.starts_with(b"/");
     if is_fifo {
         let stat = &description.slot.stat;
-        let leads_there = rustix::fs::stat(&target[..])
-            .is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino));
+        let leads_there =
+            rustix::fs::stat(&target[..]).is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino));
         if !leads_there || target.ends_with(DELETED) {
-            return description.refuse(tables, format!("is the FIFO {}, which has no name any more", show(target)));
+            return description.refuse(
+                tables,
+                format!("is the FIFO {}, which has no name any more", show(target)),
+            );
         }
     }
     if !is_first {
         return Ok((FileKind::Pipe(pipe), Vec::new()));
     }
     let inode = description.inode_of(FileType::Fifo);
-    let ends: Vec<&Description> =
-        tables.descriptions.iter().filter(|other| other.inode_of(FileType::Fifo) == inode).collect();
+    let ends: Vec<&Description> = tables
+        .descriptions
+        .iter()
+        .filter(|other| other.inode_of(FileType::Fifo) == inode)
+        .collect();
     let reads = ends.iter().find(|end| access(end.slot.info.flags) != libc::O_WRONLY);
     let writes = ends.iter().find(|end| access(end.slot.info.flags) != libc::O_RDONLY);
     if is_fifo {
         pipe.path.clone_from(target);
     } else if reads.is_none() && !is_abandoned(description) {
-        return description.refuse(tables, "is a pipe that a process outside of the job reads: close it or use vmigrate");
+        return description.refuse(
+            tables,
+            "is a pipe that a process outside of the job reads: close it or use vmigrate",
+        );
     } else if writes.is_none() && !is_abandoned(description) {
-        return description.refuse(tables, "is a pipe that a process outside of the job writes: close it or use vmigrate");
+        return description.refuse(
+            tables,
+            "is a pipe that a process outside of the job writes: close it or use vmigrate",
+        );
     }
     let refused = cannot("look into", description);
     let fd = description.fetch()?;
@@ -106,9 +118,15 @@ pub(super) fn restore(files: &[OpenFile], contents: &HashMap<u32, Vec<u8>>) -> R
     let mut restored = Vec::new();
     for (first, ends) in pipes {
         let Some(FileKind::Pipe(pipe)) = files.get(first as usize).map(|file| &file.kind) else {
-            return Err(DescriptorError::Changed("the image has a pipe without its first end".to_owned()));
+            return Err(DescriptorError::Changed(
+                "the image has a pipe without its first end".to_owned(),
+            ));
         };
-        let what = if pipe.path.is_empty() { &b"a pipe"[..] } else { &pipe.path };
+        let what = if pipe.path.is_empty() {
+            &b"a pipe"[..]
+        } else {
+            &pipe.path
+        };
         let content = contents.get(&first).map_or(&[][..], Vec::as_slice);
         let make = if pipe.path.is_empty() { make_pipe } else { make_fifo };
         let made = make(files, pipe, &ends, content).map_err(|error| failed("make again", what, error))?;

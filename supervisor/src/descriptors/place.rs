@@ -43,13 +43,15 @@ impl Scripts {
     fn duplicate(&mut self, from: i32, to: i32, close_on_exec: bool) {
         let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
         let arguments = [from as u64, to as u64, flags as u64];
-        self.next(0).call(format_args!("place descriptor {to}"), libc::SYS_dup3, &arguments);
+        self.next(0)
+            .call(format_args!("place descriptor {to}"), libc::SYS_dup3, &arguments);
     }
 
     fn mark(&mut self, number: i32, close_on_exec: bool) {
         let flags = if close_on_exec { libc::FD_CLOEXEC } else { 0 };
         let arguments = [number as u64, libc::F_SETFD as u64, flags as u64];
-        self.next(0).call(format_args!("mark descriptor {number}"), libc::SYS_fcntl, &arguments);
+        self.next(0)
+            .call(format_args!("mark descriptor {number}"), libc::SYS_fcntl, &arguments);
     }
 }
 
@@ -64,11 +66,18 @@ pub(super) fn scripts(opened: &Opened, process: usize) -> Vec<Script> {
     }
     let none = Vec::new();
     let slots = opened.slots.get(process).unwrap_or(&none);
-    let is_process = |slot: &&Slot| matches!(opened.files[slot.file as usize].kind, FileKind::Process { pid } if pid != 0);
+    let is_process =
+        |slot: &&Slot| matches!(opened.files[slot.file as usize].kind, FileKind::Process { pid } if pid != 0);
     let moves: Vec<(i32, i32, bool)> = slots
         .iter()
         .filter(|slot| !is_process(slot))
-        .map(|slot| (opened.ours[slot.file as usize].as_raw_fd(), slot.number, slot.close_on_exec))
+        .map(|slot| {
+            (
+                opened.ours[slot.file as usize].as_raw_fd(),
+                slot.number,
+                slot.close_on_exec,
+            )
+        })
         .collect();
     for step in order(&moves, opened.spare()) {
         match step {
@@ -107,7 +116,9 @@ pub(super) fn scripts(opened: &Opened, process: usize) -> Vec<Script> {
             scripts.mark(lowest, slot.close_on_exec);
         } else {
             scripts.duplicate(lowest, slot.number, slot.close_on_exec);
-            scripts.next(0).call("close the first of the two", libc::SYS_close, &[lowest as u64]);
+            scripts
+                .next(0)
+                .call("close the first of the two", libc::SYS_close, &[lowest as u64]);
         }
         taken.insert(slot.number);
     }
@@ -177,16 +188,32 @@ fn order(moves: &[(i32, i32, bool)], free: i32) -> Vec<Move> {
 /// has, it may say those of any of its processes (`scm_check_creds`, `net/core/scm.c`).
 fn send(scripts: &mut Scripts, opened: &Opened) {
     for message in &opened.deferred {
-        let numbers: Vec<i32> = message.files.iter().map(|file| opened.ours[*file as usize].as_raw_fd()).collect();
+        let numbers: Vec<i32> = message
+            .files
+            .iter()
+            .map(|file| opened.ours[*file as usize].as_raw_fd())
+            .collect();
         let credentials = Some(message.credentials).filter(|who| who[0] != 0);
         let control = kernel::control(&numbers, credentials);
         let script = scripts.next(message.bytes.len() + control.len() + message.to.len() + 512);
         let bytes = script.data(&message.bytes);
         let vector = script.data(&[bytes, message.bytes.len() as u64].map(u64::to_le_bytes).concat());
         let control_at = if control.is_empty() { 0 } else { script.data(&control) };
-        let to = if message.to.is_empty() { 0 } else { script.data(&message.to) };
+        let to = if message.to.is_empty() {
+            0
+        } else {
+            script.data(&message.to)
+        };
         // struct user_msghdr: name, its length (an int), vectors, their number, control, its length, flags.
-        let words = [to, message.to.len() as u64, vector, 1, control_at, control.len() as u64, 0];
+        let words = [
+            to,
+            message.to.len() as u64,
+            vector,
+            1,
+            control_at,
+            control.len() as u64,
+            0,
+        ];
         let header = script.data(&words.map(u64::to_le_bytes).concat());
         let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64;
         let arguments = [message.sender as u64, header, flags];
@@ -198,7 +225,8 @@ fn send(scripts: &mut Scripts, opened: &Opened) {
 fn watch(scripts: &mut Scripts, opened: &Opened, process: usize, slots: &[Slot]) {
     // A process earlier in the list may have added it already.
     let adds = |slots: &[Slot], epoll: u32, number: i32, file: u32| {
-        slots.iter().any(|slot| slot.file == epoll) && slots.iter().any(|slot| slot.number == number && slot.file == file)
+        slots.iter().any(|slot| slot.file == epoll)
+            && slots.iter().any(|slot| slot.number == number && slot.file == file)
     };
     let mut done = HashSet::new();
     for slot in slots {
@@ -209,7 +237,9 @@ fn watch(scripts: &mut Scripts, opened: &Opened, process: usize, slots: &[Slot])
             continue;
         }
         for watch in watches.iter().filter(|watch| opened.watches_inside(watch)) {
-            let before = opened.slots[..process].iter().any(|slots| adds(slots, slot.file, watch.number, watch.file));
+            let before = opened.slots[..process]
+                .iter()
+                .any(|slots| adds(slots, slot.file, watch.number, watch.file));
             if before || !adds(slots, slot.file, watch.number, watch.file) {
                 continue;
             }
@@ -217,8 +247,17 @@ fn watch(scripts: &mut Scripts, opened: &Opened, process: usize, slots: &[Slot])
             let event = [&watch.events.to_le_bytes()[..], &watch.data.to_le_bytes()].concat();
             let script = scripts.next(event.len());
             let event = script.data(&event);
-            let arguments = [slot.number as u64, libc::EPOLL_CTL_ADD as u64, watch.number as u64, event];
-            script.call(format_args!("watch descriptor {}", watch.number), libc::SYS_epoll_ctl, &arguments);
+            let arguments = [
+                slot.number as u64,
+                libc::EPOLL_CTL_ADD as u64,
+                watch.number as u64,
+                event,
+            ];
+            script.call(
+                format_args!("watch descriptor {}", watch.number),
+                libc::SYS_epoll_ctl,
+                &arguments,
+            );
         }
     }
 }
@@ -232,7 +271,11 @@ fn lock(scripts: &mut Scripts, opened: &Opened, process: usize, slots: &[Slot]) 
         let bytes = kernel::lock_bytes(lock.write, lock.start, lock.end);
         let script = scripts.next(bytes.len());
         let arguments = [slot.number as u64, libc::F_SETLK as u64, script.data(&bytes)];
-        script.call(format_args!("lock through descriptor {}", slot.number), libc::SYS_fcntl, &arguments);
+        script.call(
+            format_args!("lock through descriptor {}", slot.number),
+            libc::SYS_fcntl,
+            &arguments,
+        );
     }
 }
 
@@ -242,7 +285,12 @@ fn own(scripts: &mut Scripts, opened: &Opened, process: usize, slots: &[Slot]) {
     let mut done = HashSet::new();
     for slot in slots {
         let owner = opened.files[slot.file as usize].owner.filter(|owner| owner.id != 0);
-        let before = || opened.slots[..process].iter().flatten().any(|other| other.file == slot.file);
+        let before = || {
+            opened.slots[..process]
+                .iter()
+                .flatten()
+                .any(|other| other.file == slot.file)
+        };
         let Some(owner) = owner else { continue };
         if !done.insert(slot.file) || before() {
             continue;

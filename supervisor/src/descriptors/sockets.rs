@@ -173,7 +173,11 @@ pub(super) fn look(tables: &mut Tables, index: usize) -> Result<Queue> {
             length: found.length as u32,
             files: Vec::new(),
             credentials,
-            from: if kind == libc::SOCK_DGRAM { found.from } else { Vec::new() },
+            from: if kind == libc::SOCK_DGRAM {
+                found.from
+            } else {
+                Vec::new()
+            },
         };
         queue.messages.push((message, descriptors?));
     }
@@ -235,7 +239,10 @@ pub(super) fn capture(around: &Surroundings<'_>, index: usize, queue: Option<Que
             };
             let queue = queue.unwrap_or_default();
             for (mut message, passed) in queue.messages {
-                let files: Option<Vec<u32>> = passed.into_iter().map(|description| (around.file)(description)).collect();
+                let files: Option<Vec<u32>> = passed
+                    .into_iter()
+                    .map(|description| (around.file)(description))
+                    .collect();
                 message.files = files.ok_or_else(|| refused(io::Error::other("a passed descriptor is unknown")))?;
                 socket.received.push(message);
             }
@@ -278,7 +285,10 @@ fn place(tables: &Tables, name: &[u8], known: &UnixSocket) -> Option<SocketPlace
     let (inode, device) = known.place?;
     let leads = |directory: &[u8]| {
         let stat = rustix::fs::stat(Path::new(std::ffi::OsStr::from_bytes(directory)).join(path)).ok()?;
-        let there = (stat.st_ino as u32, rustix::fs::major(stat.st_dev) << 20 | rustix::fs::minor(stat.st_dev));
+        let there = (
+            stat.st_ino as u32,
+            rustix::fs::major(stat.st_dev) << 20 | rustix::fs::minor(stat.st_dev),
+        );
         (there == (inode, device)).then_some(stat.st_mode)
     };
     let directories: Vec<Vec<u8>> = if path.is_absolute() {
@@ -287,7 +297,9 @@ fn place(tables: &Tables, name: &[u8], known: &UnixSocket) -> Option<SocketPlace
         let directory = |pid: &i32| crate::proc::ProcDir::open(*pid)?.working_directory();
         tables.pids.iter().filter_map(|pid| directory(pid).ok()).collect()
     };
-    let found = directories.iter().find_map(|directory| Some((directory.clone(), leads(directory)?)));
+    let found = directories
+        .iter()
+        .find_map(|directory| Some((directory.clone(), leads(directory)?)));
     let (directory, mode) = found.or_else(|| Some((directories.first()?.clone(), 0)))?;
     Some(SocketPlace { directory, mode })
 }
@@ -313,7 +325,9 @@ fn unix_connection(
         let mut waiting = Vec::new();
         for inode in &known.waiting {
             let Some(file) = (around.by_inode)(*inode) else {
-                return Ok(Err(", at which a connection from outside of the job waits: use vmigrate"));
+                return Ok(Err(
+                    ", at which a connection from outside of the job waits: use vmigrate",
+                ));
             };
             waiting.push(file);
         }
@@ -330,7 +344,10 @@ fn unix_connection(
             let inode = description.slot.stat.st_ino;
             let waits = around.unix.values().any(|listener| listener.waiting.contains(&inode));
             let by_us = |inode: &u64| (around.by_inode)(*inode).is_some();
-            let ours = around.unix.iter().any(|(listener, socket)| by_us(listener) && socket.waiting.contains(&inode));
+            let ours = around
+                .unix
+                .iter()
+                .any(|(listener, socket)| by_us(listener) && socket.waiting.contains(&inode));
             if waits && !ours {
                 Err(OUTSIDE)
             } else if waits {
@@ -354,7 +371,11 @@ fn internet_connection(fd: &OwnedFd, kind: i32) -> io::Result<Judged> {
     }
     // struct tcp_info (linux/tcp.h): the state first; of a listener, how many wait at 24 and how many may at 28.
     let info = kernel::option(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)?;
-    let word = |at: usize| info.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word));
+    let word = |at: usize| {
+        info.get(at..)
+            .and_then(|rest| rest.first_chunk())
+            .map_or(0, |word| u32::from_le_bytes(*word))
+    };
     const CLOSE: u8 = 7;
     Ok(match info.first() {
         Some(&diag::LISTEN) if word(24) != 0 => {
@@ -429,7 +450,9 @@ pub(super) fn restore(files: &[OpenFile]) -> Result<Restored> {
         );
         let named_datagram = socket.kind == libc::SOCK_DGRAM && !is_pair(&sockets, *index) && socket.family == UNIX;
         if free || named_datagram {
-            let made = restored.free(socket).map_err(|error| failed("make the socket", &named(socket), error))?;
+            let made = restored
+                .free(socket)
+                .map_err(|error| failed("make the socket", &named(socket), error))?;
             restored.made.insert(*index, made);
         }
     }
@@ -480,7 +503,12 @@ pub(super) fn restore(files: &[OpenFile]) -> Result<Restored> {
 
 /// Whether a datagram socket and its peer are connected to each other, or it was to one that is gone.
 fn is_pair(sockets: &[(u32, &Socket)], index: u32) -> bool {
-    let connection = |index: u32| sockets.iter().find(|(other, _)| *other == index).map(|(_, socket)| &socket.connection);
+    let connection = |index: u32| {
+        sockets
+            .iter()
+            .find(|(other, _)| *other == index)
+            .map(|(_, socket)| &socket.connection)
+    };
     match connection(index) {
         Some(Connection::Peer { file }) => connection(*file) == Some(&Connection::Peer { file: index }),
         Some(Connection::Closed { .. }) => true,
@@ -566,7 +594,11 @@ impl Restored {
         let second_accepts = one.name.is_empty() || (!two.name.is_empty() && accepts(two) && !accepts(one));
         let (client, server) = if second_accepts { (one, two) } else { (two, one) };
         let (connected, accepted) = self.through_listener(client, server)?;
-        Ok(if second_accepts { (connected, accepted) } else { (accepted, connected) })
+        Ok(if second_accepts {
+            (connected, accepted)
+        } else {
+            (accepted, connected)
+        })
     }
 
     fn through_listener(&mut self, client: &Socket, server: &Socket) -> io::Result<(OwnedFd, OwnedFd)> {
@@ -619,7 +651,10 @@ impl Restored {
             return Ok((deferred, senders));
         };
         // Also where one message bears none: the order counts.
-        let by_process = socket.received.iter().any(|message| message.credentials.is_some_and(|who| who[0] != 0))
+        let by_process = socket
+            .received
+            .iter()
+            .any(|message| message.credentials.is_some_and(|who| who[0] != 0))
             && socket.received.iter().all(|message| message.length <= MOST_INJECTED);
         let mut rest = content;
         for message in &socket.received {
@@ -660,18 +695,25 @@ impl Restored {
             return Ok((other.as_raw_fd(), Vec::new()));
         }
         if let Connection::Peer { file } = socket.connection {
-            let peer = self.made.get(&file).ok_or_else(|| io::Error::other("its peer is not there"))?;
+            let peer = self
+                .made
+                .get(&file)
+                .ok_or_else(|| io::Error::other("its peer is not there"))?;
             let mutual = matches!(&files[file as usize].kind, FileKind::Socket(peer) if peer.connection == Connection::Peer { file: index });
             let to = if mutual { Vec::new() } else { socket.name.clone() };
             return Ok((peer.as_raw_fd(), to));
         }
         // A datagram to a socket that takes them from anybody.
         let from = (0..).zip(files).find_map(|(other, file)| match &file.kind {
-            FileKind::Socket(sender) if sender.kind == socket.kind && !message.from.is_empty() && sender.name == message.from => {
+            FileKind::Socket(sender)
+                if sender.kind == socket.kind && !message.from.is_empty() && sender.name == message.from =>
+            {
                 self.made.get(&other)
             }
             FileKind::Socket(sender)
-                if message.from.is_empty() && sender.name.is_empty() && sender.connection == Connection::Peer { file: index } =>
+                if message.from.is_empty()
+                    && sender.name.is_empty()
+                    && sender.connection == Connection::Peer { file: index } =>
             {
                 self.made.get(&other)
             }
@@ -727,13 +769,20 @@ const MOST_INJECTED: u32 = 16 << 10;
 fn borrow<'a>(restored: &'a Restored, senders: &'a [OwnedFd], number: RawFd) -> io::Result<BorrowedFd<'a>> {
     let all = restored.made.values().chain(restored.others.values()).chain(senders);
     let found = all.into_iter().find(|fd| fd.as_raw_fd() == number);
-    found.map(AsFd::as_fd).ok_or_else(|| io::Error::other("its sender is not there"))
+    found
+        .map(AsFd::as_fd)
+        .ok_or_else(|| io::Error::other("its sender is not there"))
 }
 
 fn socket_pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::from_raw(kind as u32), flags, None)?)
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::from_raw(kind as u32),
+        flags,
+        None,
+    )?)
 }
 
 fn set_options(fd: BorrowedFd<'_>, socket: &Socket) -> io::Result<()> {
@@ -751,8 +800,7 @@ fn set_options(fd: BorrowedFd<'_>, socket: &Socket) -> io::Result<()> {
             None => kernel::set_option(fd, option.level, option.name, &option.value)?,
             Some(force) => {
                 let size = option.value.first_chunk().map_or(0, |bytes| i32::from_le_bytes(*bytes)) / 2;
-                kernel::set_int_option(fd, force, size)
-                    .or_else(|_| kernel::set_int_option(fd, option.name, size))?;
+                kernel::set_int_option(fd, force, size).or_else(|_| kernel::set_int_option(fd, option.name, size))?;
             }
         }
     }

@@ -6,7 +6,7 @@
 //! before what the others made of it, and a pipe or socket whose other end is in the job is the job's own, wherever it
 //! is placed.
 
-use rustix::fs::{FileType, OFlags, makedev, major, minor};
+use rustix::fs::{FileType, OFlags, major, makedev, minor};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::tables::{Description, Tables};
@@ -80,9 +80,7 @@ impl Streams {
                 };
                 let inside = match object {
                     Object::Terminal(_) => false,
-                    Object::Pipe(inode) => {
-                        both_ends(tables, inode) || (process > 0 && is_abandoned(description))
-                    }
+                    Object::Pipe(inode) => both_ends(tables, inode) || (process > 0 && is_abandoned(description)),
                     Object::Socket(inode) => match other_end(inode) {
                         OtherEnd::Inside => true,
                         OtherEnd::Outside => false,

@@ -111,10 +111,8 @@ impl Tables {
                 let entry = match inherited {
                     Some(description) => {
                         let bytes = directory.read(&format!("fdinfo/{number}"))?;
-                        let info = FdInfo::parse(&bytes).map_err(|malformed| crate::proc::ProcError::Malformed {
-                            pid: *pid,
-                            malformed,
-                        })?;
+                        let info = FdInfo::parse(&bytes)
+                            .map_err(|malformed| crate::proc::ProcError::Malformed { pid: *pid, malformed })?;
                         let close_on_exec = info.close_on_exec;
                         tables.add_locks(description, inner, &info.locks)?;
                         Entry {
@@ -184,7 +182,10 @@ impl Tables {
                 kind => {
                     let (kind, description) = (show(kind), &self.descriptions[description]);
                     let path = show(&description.slot.target);
-                    return description.refuse(self, format!("holds a {kind} on {path}, which cannot be kept in a file"));
+                    return description.refuse(
+                        self,
+                        format!("holds a {kind} on {path}, which cannot be kept in a file"),
+                    );
                 }
             };
             let lock = FileLock {

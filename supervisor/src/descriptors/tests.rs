@@ -10,8 +10,8 @@ use std::os::unix::net::UnixStream;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::*;
-use std::ffi::OsStr;
 use crate::proc::FdInfo;
+use std::ffi::OsStr;
 
 /// A process with the given descriptors and no others, that waits to be killed.
 struct Child(i32);
@@ -89,7 +89,13 @@ fn streams() -> [OwnedFd; 3] {
 
 /// (ours, number in the first process, close-on-exec) of each slot.
 fn placements(opened: &Opened) -> Vec<(RawFd, i32, bool)> {
-    let place = |slot: &Slot| (opened.ours[slot.file as usize].as_raw_fd(), slot.number, slot.close_on_exec);
+    let place = |slot: &Slot| {
+        (
+            opened.ours[slot.file as usize].as_raw_fd(),
+            slot.number,
+            slot.close_on_exec,
+        )
+    };
     opened.slots[0].iter().map(place).collect()
 }
 
@@ -342,7 +348,10 @@ fn missing_files_come_from_the_image() {
             "{error}"
         );
     }
-    assert!(matches!(check(away.path(), &bare, true), Err(DescriptorError::Missing(_))));
+    assert!(matches!(
+        check(away.path(), &bare, true),
+        Err(DescriptorError::Missing(_))
+    ));
     let elsewhere = away.path().join(format!("j1.files{}", two.display()));
     // Without keep, nothing stays behind: of a plan, and of what came of it.
     drop(check(away.path(), &full, true).unwrap());
@@ -489,7 +498,9 @@ fn standard_streams_are_the_restorers() {
         assert_eq!(here.inode, Some(inodes[expected]), "descriptor {number}");
         assert_eq!(here.flags & libc::O_NONBLOCK as u32 != 0, expected == 0);
     }
-    let error = capture(&[Child::new(&[(&terminal, 5)]).0], false).unwrap_err().to_string();
+    let error = capture(&[Child::new(&[(&terminal, 5)]).0], false)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("descriptor 5 is the device /dev/pts/"), "{error}");
 }
 
@@ -565,7 +576,10 @@ fn the_working_directory_may_be_replaced() {
         "{error}"
     );
     let opened = check(true).unwrap().finish(streams()).unwrap();
-    assert_eq!(opened.working_directories[0].as_bytes(), here.path().as_os_str().as_bytes());
+    assert_eq!(
+        opened.working_directories[0].as_bytes(),
+        here.path().as_os_str().as_bytes()
+    );
     assert_eq!(opened.notes[0].how, How::WorkingDirectory);
 }
 
@@ -578,7 +592,10 @@ fn again(child: &Child) -> (Opened, HashMap<i32, RawFd>) {
     }
     let mut opened = plan.finish(streams()).unwrap();
     opened.arm().unwrap();
-    let ours = placements(&opened).into_iter().map(|(ours, number, _)| (number, ours)).collect();
+    let ours = placements(&opened)
+        .into_iter()
+        .map(|(ours, number, _)| (number, ours))
+        .collect();
     (opened, ours)
 }
 
@@ -603,22 +620,39 @@ fn pipes_keep_bytes_and_packets() {
     let (rest, ended) = io::pipe().unwrap();
     (&ended).write_all(b"rest").unwrap();
     drop(ended);
-    let child = Child::new(&[(&reader, 3), (&writer, 4), (&packets, 5), (&sender, 6), (&rest, 7), (&writer, 9)]);
+    let child = Child::new(&[
+        (&reader, 3),
+        (&writer, 4),
+        (&packets, 5),
+        (&sender, 6),
+        (&rest, 7),
+        (&writer, 9),
+    ]);
     let (opened, at) = again(&child);
     // SAFETY: plain numbers.
     assert_eq!(unsafe { libc::fcntl(at[&3], libc::F_GETPIPE_SZ) }, 16384);
     assert_eq!(at[&4], at[&9]);
-    assert_eq!((read(at[&5], 100), read(at[&5], 100)), (b"one".to_vec(), b"three".to_vec()));
+    assert_eq!(
+        (read(at[&5], 100), read(at[&5], 100)),
+        (b"one".to_vec(), b"three".to_vec())
+    );
     assert_eq!((read(at[&7], 100), read(at[&7], 100)), (b"rest".to_vec(), Vec::new()));
     assert_eq!(read(at[&3], 9000).len(), 5000);
     for (number, ours) in &at {
         let there = fs::read(format!("/proc/{}/fdinfo/{number}", child.0)).unwrap();
-        assert_eq!(FdInfo::parse(&there).unwrap().flags, info(*ours).flags, "descriptor {number}");
+        assert_eq!(
+            FdInfo::parse(&there).unwrap().flags,
+            info(*ours).flags,
+            "descriptor {number}"
+        );
     }
     drop(opened);
     // What was looked at is still there.
     let mut all = [0; 9000];
-    let length = { let mut reader = &reader; reader.read(&mut all).unwrap() };
+    let length = {
+        let mut reader = &reader;
+        reader.read(&mut all).unwrap()
+    };
     assert_eq!(length, 5000);
 }
 
@@ -647,11 +681,17 @@ fn sockets_keep_messages_and_what_is_passed() {
         }
     }
     let message = kernel::peek(stream, &mut bytes).unwrap().unwrap();
-    assert_eq!((&bytes[..message.length], message.descriptors.len()), (&b"beforewith"[..], 1));
+    assert_eq!(
+        (&bytes[..message.length], message.descriptors.len()),
+        (&b"beforewith"[..], 1)
+    );
     let there = rustix::fs::fstat(&message.descriptors[0]).unwrap().st_ino;
     assert_eq!(there, passed.as_file().metadata().unwrap().ino());
     assert_eq!(read(at[&4], 6), b"before");
-    assert_eq!((read(at[&4], 100), read(at[&4], 100)), (b"withafter".to_vec(), Vec::new()));
+    assert_eq!(
+        (read(at[&4], 100), read(at[&4], 100)),
+        (b"withafter".to_vec(), Vec::new())
+    );
     for expected in [&b"a"[..], b"", b"ccc"] {
         let message = kernel::peek(datagrams, &mut bytes).unwrap().unwrap();
         assert_eq!(&bytes[..message.length], expected);
@@ -686,8 +726,10 @@ fn listeners_and_named_connections_are_made_through_their_name() {
         }
         let mut opened = plan.finish(streams()).unwrap();
         opened.arm().unwrap();
-        let at: HashMap<i32, RawFd> =
-            placements(&opened).into_iter().map(|(ours, number, _)| (number, ours)).collect();
+        let at: HashMap<i32, RawFd> = placements(&opened)
+            .into_iter()
+            .map(|(ours, number, _)| (number, ours))
+            .collect();
         // SAFETY: open in `opened`.
         let [listener, client, server] = [3, 4, 5].map(|number| unsafe { BorrowedFd::borrow_raw(at[&number]) });
         assert_eq!(kernel::name_of(server).unwrap(), kernel::name_of(listener).unwrap());
@@ -728,20 +770,42 @@ fn events_epoll_and_memory_files_are_as_they_were() {
     let again_open = File::open(lock.path()).unwrap();
     lock.as_file().lock_shared().unwrap();
     let number = event.as_raw_fd();
-    let slots: [(&dyn AsRawFd, i32); 6] =
-        [(&event, 150), (&epoll, 4), (&memory, 5), (&timer, 6), (lock.as_file(), 7), (&again_open, 8)];
+    let slots: [(&dyn AsRawFd, i32); 6] = [
+        (&event, 150),
+        (&epoll, 4),
+        (&memory, 5),
+        (&timer, 6),
+        (lock.as_file(), 7),
+        (&again_open, 8),
+    ];
     let child = Child::new(&slots);
     let (opened, at) = again(&child);
-    assert_eq!(info(at[&150]).details, FdDetails::Eventfd { count: 7, semaphore: true });
-    let FdDetails::Epoll(watches) = info(at[&4]).details else { panic!("no watches") };
+    assert_eq!(
+        info(at[&150]).details,
+        FdDetails::Eventfd {
+            count: 7,
+            semaphore: true
+        }
+    );
+    let FdDetails::Epoll(watches) = info(at[&4]).details else {
+        panic!("no watches")
+    };
     assert_eq!((watches.len(), watches[0].number, watches[0].data), (1, number, 99));
     assert_eq!(fs::read(format!("/proc/self/fd/{}", at[&5])).unwrap(), b"contents");
     assert_eq!(info(at[&5]).position, 8);
     // SAFETY: open in `opened`.
     let memory = unsafe { BorrowedFd::borrow_raw(at[&5]) };
-    assert_eq!(rustix::fs::fcntl_get_seals(memory).unwrap(), rustix::fs::SealFlags::SHRINK);
-    let FdDetails::Timerfd(timer) = info(at[&6]).details else { panic!("no timer") };
-    assert!(timer.value > 400_000_000_000 && timer.interval == 3_000_000_000, "{timer:?}");
+    assert_eq!(
+        rustix::fs::fcntl_get_seals(memory).unwrap(),
+        rustix::fs::SealFlags::SHRINK
+    );
+    let FdDetails::Timerfd(timer) = info(at[&6]).details else {
+        panic!("no timer")
+    };
+    assert!(
+        timer.value > 400_000_000_000 && timer.interval == 3_000_000_000,
+        "{timer:?}"
+    );
     assert_eq!((info(at[&7]).locks.len(), info(at[&8]).locks.len()), (1, 0));
     drop(opened);
 }
