@@ -90,7 +90,6 @@ pub fn before_mapping(script: &mut Script) {
 }
 
 pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) {
-    script.call("set the personality", libc::SYS_personality, &[process.personality]);
     // A limit above this host's hard limit is not worth failing for.
     for (resource, limit) in process.limits.iter().enumerate() {
         let arguments = [0, resource as u64, script.data(&words(&[limit.soft, limit.hard])), 0];
@@ -124,11 +123,12 @@ pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) 
     }
 }
 
-/// The thread's credentials. Nothing that needs a capability may come after them, and the signal for a parent's death not
+/// The thread's personality and credentials. Nothing that needs a capability may come after them, and the signal for a parent's death not
 /// before: a change of user takes it away.
 pub(super) fn thread_steps(script: &mut Script, process: &Process, home: Home) {
+    script.call("set the personality", libc::SYS_personality, &[process.personality]);
     if home == Home::Deputy {
-        return; // it kept them
+        return; // it kept the rest
     }
     let credentials = &process.credentials;
     // A guest's ids are asked of its deputy.

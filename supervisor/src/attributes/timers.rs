@@ -3,6 +3,9 @@
 //! A timer goes on with what remained of it. One on a clock that the job takes with it (`CLOCK_MONOTONIC`,
 //! `CLOCK_BOOTTIME`) fires at the same reading of that clock, so that no phase is lost.
 //!
+//! How often a timer fired while its signal waited, the kernel tells only when it delivers that: a signal that waits when
+//! the process is stopped is sent again by the timer, which then counts from its last interval.
+//!
 //! Of a timer on `CLOCK_REALTIME` the kernel does not tell whether it waits for a time of day or for time to pass. One
 //! that is due at a whole second waits for that second: a relative one is due there once in a million times, because the
 //! two readings between which it is asked are less than a microsecond apart.
