@@ -112,7 +112,25 @@ pub struct Member {
     pub origin_pid: i32,
     memory: TargetMemory,
     /// Held by whom a file is mapped for: the descriptor that it is mapped through is one for all threads.
-    mapping: Mutex<()>,
+    mapping: Mutex<Option<Mapping>>,
+}
+
+/// The mapping that was let through last. Until its thread calls again it may not have been made, and then whatever
+/// takes its descriptor's place would be mapped instead.
+#[derive(Debug)]
+struct Mapping {
+    tid: i32,
+    descriptor: i32,
+    source: Source,
+    file: File,
+}
+
+/// A regular file of the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Source {
+    size: u64,
+    device: u64,
+    inode: u64,
 }
 
 /// A thread of the guest: its TID here, its TID at the origin, the host PID of its process.
@@ -169,6 +187,8 @@ struct ThreadState {
     unmasked: Option<u64>,
     /// The wait that was turned away last.
     wait: Option<Wait>,
+    /// It has been let through to map a file, and has not called since.
+    maps: bool,
     stopping: bool,
 }
 
@@ -183,6 +203,7 @@ impl ThreadState {
             mask: None,
             unmasked: None,
             wait: None,
+            maps: false,
             stopping: false,
         }
     }
@@ -271,7 +292,7 @@ impl Member {
             pid,
             origin_pid,
             memory: TargetMemory::open(pid)?,
-            mapping: Mutex::new(()),
+            mapping: Mutex::new(None),
         })
     }
 }
@@ -536,7 +557,7 @@ impl Door {
             let mut state = self.lock();
             state.statistics.notifications += 1;
             state.with(caller.tid, |thread| {
-                thread.unmasked = None;
+                (thread.unmasked, thread.maps) = (None, false);
                 thread.wait.take().filter(|wait| wait.is(notification))
             })
         };
@@ -792,8 +813,8 @@ impl Door {
             self.hold(caller, id, "it maps a file shared that it may write");
             return Ok(());
         }
-        let size = match self.regular_size(caller, request.descriptor)? {
-            Ok(Some(size)) => size,
+        let source = match self.regular_file(caller, request.descriptor)? {
+            Ok(Some(source)) => source,
             Ok(None) => {
                 self.hold(caller, id, "it maps something that is no regular file");
                 return Ok(());
@@ -803,21 +824,38 @@ impl Door {
                 return Ok(());
             }
         };
-        let _alone = caller.member.mapping.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = match new_memfd(size) {
-            Ok(file) => match self.fetch(caller, request, size, &file)? {
+        let mut last = caller.member.mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = request.descriptor;
+        let pending = last
+            .take()
+            .filter(|last| self.may_be_unmade(caller, last, number, source));
+        let file = match pending {
+            Some(last) => last.file.set_len(source.size).map(|()| last.file),
+            None => new_memfd(source.size),
+        };
+        let result = match file {
+            Ok(file) => match self.fetch(caller, request, source.size, &file)? {
                 0 => {
-                    let number = request.descriptor;
                     // Read-only, so that the mapping can become writable here no more than at home.
-                    let file = match shared {
-                        true => read_only(&file).unwrap_or(file),
-                        false => file,
+                    let shown = match shared {
+                        true => read_only(&file).ok(),
+                        false => None,
                     };
-                    match self.listener.add_fd(id, file.as_fd(), Some(number), true, false) {
+                    let shown = shown.as_ref().unwrap_or(&file);
+                    match self.listener.add_fd(id, shown.as_fd(), Some(number), true, false) {
                         Ok(_) => {
-                            if let Some(process) = self.lock().processes.get_mut(&caller.member.pid) {
+                            let mut state = self.lock();
+                            if let Some(process) = state.processes.get_mut(&caller.member.pid) {
                                 process.placeholders.insert(number);
                             }
+                            state.with(caller.tid, |thread| thread.maps = true);
+                            drop(state);
+                            *last = Some(Mapping {
+                                tid: caller.tid,
+                                descriptor: number,
+                                source,
+                                file,
+                            });
                             let _ = self.listener.resume(id);
                             return Ok(());
                         }
@@ -828,8 +866,18 @@ impl Door {
             },
             Err(error) => -i64::from(error.raw_os_error().unwrap_or(libc::ENOMEM)),
         };
+        drop(last);
         self.give(caller, id, result);
         Ok(())
+    }
+
+    /// Whether another thread's mapping of the same file through the same descriptor may still have to be made.
+    fn may_be_unmade(&self, caller: &Caller, last: &Mapping, descriptor: i32, source: Source) -> bool {
+        let same = |one: Source| (one.device, one.inode);
+        last.tid != caller.tid
+            && last.descriptor == descriptor
+            && same(last.source) == same(source)
+            && self.lock().with(last.tid, |thread| thread.maps)
     }
 
     /// Whether a descriptor can be read and written: then a shared mapping of it may be written, now or later.
@@ -846,8 +894,8 @@ impl Door {
         Ok(flags >= 0 && flags as i32 & libc::O_ACCMODE == libc::O_RDWR)
     }
 
-    /// The size of the regular file behind a descriptor, `None` for other kinds; or the negative errno of fstat.
-    fn regular_size(&self, caller: &Caller, descriptor: i32) -> Result<Result<Option<u64>, i64>, Failure> {
+    /// The regular file behind a descriptor, `None` for other kinds; or the negative errno of fstat.
+    fn regular_file(&self, caller: &Caller, descriptor: i32) -> Result<Result<Option<Source>, i64>, Failure> {
         const STAT: u32 = size_of::<libc::stat>() as u32;
         let value = Argument::Value;
         let arguments = [
@@ -877,11 +925,20 @@ impl Door {
             .unwrap_or_default();
         let field = |at: usize, length: usize| bytes.get(at..at + length);
         let mode = field(std::mem::offset_of!(libc::stat, st_mode), 4).and_then(|bytes| bytes.try_into().ok());
-        let size = field(std::mem::offset_of!(libc::stat, st_size), 8).and_then(|bytes| bytes.try_into().ok());
-        let (Some(mode), Some(size)) = (mode.map(u32::from_le_bytes), size.map(u64::from_le_bytes)) else {
+        let number = |at| {
+            field(at, 8)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u64::from_le_bytes)
+        };
+        let size = number(std::mem::offset_of!(libc::stat, st_size));
+        let device = number(std::mem::offset_of!(libc::stat, st_dev));
+        let inode = number(std::mem::offset_of!(libc::stat, st_ino));
+        let (Some(mode), Some(size), Some(device), Some(inode)) = (mode.map(u32::from_le_bytes), size, device, inode)
+        else {
             return Ok(Err(-i64::from(libc::EIO)));
         };
-        Ok(Ok((mode & libc::S_IFMT == libc::S_IFREG).then_some(size)))
+        let source = Source { size, device, inode };
+        Ok(Ok((mode & libc::S_IFMT == libc::S_IFREG).then_some(source)))
     }
 
     /// Reads the mapped part of the file; 0 or a negative errno as mmap would give it.
