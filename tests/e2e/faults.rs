@@ -628,7 +628,6 @@ fn origin(world: &World) -> Result<()> {
         ("large", &["refused Full", "MiB"]),
         ("endless", &["refused Full", "MiB"]),
         ("foreign", &["refused Incompatible", "riscv64"]),
-        ("many", &["refused Unsupported", "3 processes"]),
         ("flags", &["refused Incompatible", "warp_drive"]),
         ("pid", &["failed", "offered"]),
         ("other", &["failed", "offered"]),

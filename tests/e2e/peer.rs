@@ -576,7 +576,6 @@ fn origin(peer: &str, image: &str, act: &str) -> Result<()> {
         "large" => offer.memory = 1 << 50,
         "endless" => offer.memory = u64::MAX,
         "foreign" => offer.architecture = "riscv64".to_owned(),
-        "many" => offer.processes = 3,
         "flags" => offer.cpu_flags = vec!["warp_drive".to_owned()],
         "pid" => offer.pid += 1,
         "other" => offer.job = "zzzzzzzz".to_owned(),
