@@ -122,6 +122,21 @@ const XSTATE_LIMIT: usize = 64 * 1024;
 /// Number of bytes of a `siginfo_t`.
 pub const SIGINFO: usize = 128;
 
+/// Whether a `siginfo_t` tells of a fault: the kernel takes such a signal before any other of the thread, even one that is
+/// blocked, so that it cannot be queued again (`dequeue_synchronous_signal` in `kernel/signal.c`).
+fn is_fault(info: &[u8; SIGINFO]) -> bool {
+    let word = |at: usize| i32::from_le_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let faults = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGFPE,
+        libc::SIGSYS,
+    ];
+    faults.contains(&word(0)) && word(8) > 0
+}
+
 /// A thread that this thread of ours traces. Methods other than [`Tracee::interrupt`] need it stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracee {
@@ -251,9 +266,15 @@ impl Tracee {
                     signal,
                 } => return Ok(Some(signal)),
                 Status::Event { .. } => self.resume(0)?,
-                Status::Stopped(_) => {
-                    signals.push(self.signal_info()?);
-                    self.resume(0)?;
+                Status::Stopped(signal) => {
+                    let info = self.signal_info()?;
+                    if is_fault(&info) {
+                        // What the thread itself has just done: its handler begins here, and nowhere else.
+                        self.resume(signal)?;
+                    } else {
+                        signals.push(info);
+                        self.resume(0)?;
+                    }
                 }
                 _ => {}
             }

@@ -259,7 +259,8 @@ impl Correspondent for Courier {
     fn reply(&self, reply: Reply) {
         self.calls.fetch_sub(1, Ordering::Relaxed);
         if let Err(error) = self.sender.send(&Message::Reply(reply)) {
-            tracing::warn!("cannot send a reply: {error}");
+            // The end of the connection is reported by who receives from it.
+            tracing::debug!("cannot send a reply: {error}");
         }
     }
 

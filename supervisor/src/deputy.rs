@@ -454,6 +454,18 @@ impl Deputy {
         true
     }
 
+    /// Lets the threads that wait for work through the kernel once: without that they do not take part in a stop, which is
+    /// complete, and told to the parent, only when all threads have stopped.
+    pub fn kick(&self) {
+        let mut state = self.lock();
+        state.idle.clear();
+        for station in &mut state.stations {
+            if let Some(parked) = station.parked.take() {
+                let _ = self.listener.answer(parked, area::EXECUTOR_AGAIN);
+            }
+        }
+    }
+
     /// It has ended, or is about to: whoever waits for a call is told that nothing will come of it.
     pub fn close(&self) {
         let mut state = self.lock();

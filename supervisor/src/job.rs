@@ -40,6 +40,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use vrun_remote_io::message::{COMMAND_MAX, ExitStatus, Exited, Message, Offer, Stopped};
 use vrun_shim::{Status, area};
 
+/// How often it is looked whether somebody stops a deputy.
+const STOPS: rustix::event::Timespec = rustix::event::Timespec {
+    tv_sec: 0,
+    tv_nsec: 300_000_000,
+};
+
 /// What a supervisor begins with.
 #[derive(Debug)]
 pub enum Start {
@@ -288,7 +294,9 @@ impl Job {
             // The ends of deputies whose parents are deputies too.
             let members = self.away.iter().flat_map(|away| &away.members);
             fds.extend(members.map(|member| PollFd::new(&member.end, PollFlags::IN)));
-            match poll(&mut fds, None) {
+            // The kernel tells nobody of a stop that has begun.
+            match poll(&mut fds, self.away.as_ref().map(|_| &STOPS)) {
+                Ok(0) => self.complete_stops(),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return tracing::error!("cannot wait for events: {error}"),
             }
@@ -339,6 +347,18 @@ impl Job {
             side.tell(&ToFront::Exited { status, over: !left });
         }
         left
+    }
+
+    /// A stop of a deputy is complete, and told, when its threads that wait for work take part in it.
+    fn complete_stops(&self) {
+        let deputies = self
+            .away
+            .iter()
+            .flat_map(|away| &away.members)
+            .map(|member| &member.deputy);
+        deputies
+            .filter(|deputy| front::is_stopped(deputy.pid()))
+            .for_each(|deputy| deputy.kick());
     }
 
     /// A process of a job that is away was stopped here.
@@ -485,13 +505,7 @@ impl Job {
             };
         }
         let processes = self.processes();
-        if processes.len() > 1 {
-            return Err(format!(
-                "it has {} processes; only single processes can move yet",
-                processes.len()
-            ));
-        }
-        if front::is_stopped(self.pid) {
+        if processes.iter().any(|pid| front::is_stopped(*pid)) {
             return Err("it is stopped; continue it first (fg, or kill -CONT)".to_owned());
         }
         capture::verdict(&processes)
@@ -596,12 +610,12 @@ impl Job {
             match incoming {
                 Incoming::Piece(Piece::Said(Message::Exited(exited))) => self.guest_ended(&exited),
                 Incoming::Piece(Piece::Said(Message::GuestStopped(stopped))) => {
-                    let deputy = self.desk.deputy(stopped.process);
-                    if let Some(pid) = deputy.map(|deputy| deputy.pid()) {
-                        if pid == self.pid {
+                    if let Some(deputy) = self.desk.deputy(stopped.process) {
+                        if deputy.pid() == self.pid {
                             self.stopping = Some(stopped.signal);
                         }
-                        let _ = launch::send_signal(pid, libc::SIGSTOP, None);
+                        let _ = launch::send_signal(deputy.pid(), libc::SIGSTOP, None);
+                        deputy.kick();
                     }
                 }
                 Incoming::Piece(Piece::Said(Message::GoHome(reason))) => {

@@ -204,12 +204,10 @@ impl Drop for Vessel {
     fn drop(&mut self) {
         if self.armed {
             // The keeper is our child and not reaped, so the PID is its own. The end of PID 1 ends every process of its
-            // namespace, and is complete only when they are reaped: one that we trace, by us.
+            // namespace, and is complete only when they are reaped: those that we trace, by us.
             let _ = sys::kill(self.keeper, libc::SIGKILL);
-            if self.pid > 0 {
-                while matches!(vrun_shim::tracee::wait(self.pid, 0), Ok(Some((_, status))) if !status.is_end()) {}
-            }
-            let _ = vrun_shim::tracee::wait(self.keeper, 0);
+            let keeps = |(pid, status): (i32, vrun_shim::Status)| pid != self.keeper || !status.is_end();
+            while matches!(vrun_shim::tracee::wait(-1, 0), Ok(Some(report)) if keeps(report)) {}
         }
     }
 }
