@@ -165,6 +165,7 @@ fn job_of(files: &[OpenFile], slots: &[Vec<Slot>], cwd: &[u8]) -> Job {
         session: 1,
         exit_signal: 0,
         stopped: 0,
+        stop_seen: false,
         executable: b"/bin/sample".to_vec(),
         memory: Memory {
             areas: Vec::new(),
