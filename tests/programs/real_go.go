@@ -66,7 +66,9 @@ func main() {
 	})
 	http.HandleFunc("/ticks", func(w http.ResponseWriter, r *http.Request) {
 		before := ticks.Load()
-		time.Sleep(50 * time.Millisecond)
+		for i := 0; i < 3000 && ticks.Load() == before; i++ {
+			time.Sleep(10 * time.Millisecond)
+		}
 		fmt.Fprintln(w, ticks.Load() > before)
 	})
 	listener, err := net.Listen("tcp", os.Args[1])
