@@ -40,6 +40,9 @@
 //!        │  Release ─────────────────────────────────────────────►   │  it runs at home: end the guest; then Bye
 //!        │  Resume ──────────────────────────────────────────────►   │  it could not be restored: go on, back to AWAY
 //!        │                                                           │
+//! QUERY │  Examine ─────────────────────────────────────────────►   │  any number of times; then Bye
+//!        │  ◄────────────────────────────────────────────── Examined │
+//!        │                                                           │
 //!        │  Ping ◄────────────────────────────────────────► Pong     │  at any time, both ways: the token comes back
 //!        │  Bye  ◄────────────────────────────────────────► Bye      │  nothing more will be said by the speaker
 //! ```
@@ -285,6 +288,10 @@ messages! {
     26 Pong(Token),
     /// Both ways: nothing more will be said.
     27 Bye,
+    /// origin → host, of a Query: try what this host can do.
+    40 Examine,
+    /// host → origin: what came of it.
+    41 Examined(Examination),
 }
 
 /// Kinds of bulk frame: bodies of raw bytes.
@@ -604,6 +611,56 @@ impl Payload for Exited {
     }
 }
 
+/// Most findings in an [`Examination`].
+pub const FINDINGS_MAX: usize = 256;
+
+/// Whether a host can do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    Ok,
+    /// Something less than all will work.
+    Limited,
+    /// Something will not work.
+    Missing,
+}
+
+/// What came of one check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was checked: a name in snake case, for programs.
+    pub check: String,
+    pub grade: Grade,
+    /// What was found, and what follows from it: a sentence for people.
+    pub says: String,
+    /// How to change it; empty if nothing needs to be.
+    pub advice: String,
+}
+
+/// What a host can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examination {
+    /// The CPU features that it offers, as named in /proc/cpuinfo.
+    pub cpu_flags: Vec<String>,
+    pub findings: Vec<Finding>,
+}
+
+impl Payload for Examination {
+    fn check(&self) -> Result<(), String> {
+        if self.cpu_flags.len() > FLAGS_MAX || self.findings.len() > FINDINGS_MAX {
+            return Err("it has too many CPU flags or findings".into());
+        }
+        self.cpu_flags
+            .iter()
+            .try_for_each(|flag| short("CPU flag", flag, NAME_MAX))?;
+        self.findings.iter().try_for_each(|finding| {
+            short("check", &finding.check, NAME_MAX)?;
+            short("finding", &finding.says, REASON_MAX)?;
+            short("advice", &finding.advice, REASON_MAX)
+        })
+    }
+}
+
 /// Comes back as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
@@ -741,6 +798,16 @@ mod tests {
             Message::Ping(Token { token: u64::MAX }),
             Message::Pong(Token { token: 0 }),
             Message::Bye,
+            Message::Examine,
+            Message::Examined(Examination {
+                cpu_flags: vec!["sse2".into()],
+                findings: vec![Finding {
+                    check: "user_namespaces".into(),
+                    grade: Grade::Missing,
+                    says: "none may be made".into(),
+                    advice: "set user.max_user_namespaces".into(),
+                }],
+            }),
         ]
     }
 

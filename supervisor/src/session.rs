@@ -3,12 +3,13 @@
 //! ```text
 //! accept (keys) ─▶ Hello ─▶ Move  ─▶ crate::host: this process becomes the guest's supervisor
 //!                      ├──▶ Store ─▶ crate::deliver
-//!                      └──▶ Query ─▶ Bye
+//!                      └──▶ Query ─▶ (Examine ─▶ Examined)* ─▶ Bye
 //! ```
 
 use crate::config::Config;
 use crate::control::ControlError;
 use crate::deliver;
+use crate::doctor;
 use crate::peers;
 use std::net::TcpStream;
 use std::process::ExitCode;
@@ -47,7 +48,7 @@ fn talk(stream: TcpStream, config: &Config, authenticated: impl FnOnce()) -> Res
     match hello.purpose {
         _ if hello.protocol != PROTOCOL => {}
         Purpose::Store => return deliver::receive_image(config, &sender, &mut receiver),
-        Purpose::Query => {}
+        Purpose::Query => return doctor::attend(config, &sender, &mut receiver),
         Purpose::Move => return crate::host::receive_job(config, sender, receiver),
     }
     deliver::say_bye(config, &sender, &mut receiver);

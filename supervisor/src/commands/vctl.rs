@@ -3,6 +3,7 @@
 use super::{Done, ask, finish, parse, print_json, print_text, size, unexpected};
 use crate::config::{Config, JobId};
 use crate::control::{self, Content, ControlError, ErrorCode, Outcome, Request, Status};
+use crate::doctor;
 use crate::front::{self, RunOptions};
 use crate::job::{self, ImageSource, Start};
 use crate::store::{self, StoreError, Stored};
@@ -56,6 +57,14 @@ enum Action {
     Stats {
         #[arg(value_name = "ID")]
         job: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Try what this host, and another one, can and cannot do
+    Doctor {
+        /// A name given with `vctl trust`
+        #[arg(value_name = "HOST")]
+        host: Option<String>,
         #[command(flatten)]
         json: Json,
     },
@@ -243,6 +252,17 @@ fn run(action: Action, config: Config) -> Done {
             Outcome::Stats(figures) => print_text(&plain(&figures))?,
             other => return Err(unexpected(&other)),
         },
+        Action::Doctor { host, json } => {
+            let diagnosis = doctor::diagnose(&config, host.as_deref());
+            if json.json {
+                print_json(diagnosis.to_json())?;
+            } else {
+                print_text(&diagnosis.to_string())?;
+            }
+            if !diagnosis.is_well() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Action::Kill { signal, job } => match ask(&config, &job, &Request::Kill { signal })? {
             Outcome::Done => {}
             other => return Err(unexpected(&other)),
