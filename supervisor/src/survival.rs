@@ -205,7 +205,7 @@ pub const ROWS: &[Row] = {
         row(SignalsAndTime, "realtime_queue", "queued real-time signals, in order"),
         row(SignalsAndTime, "interval_timers", "setitimer in real time"),
         row(SignalsAndTime, "posix_timers", "POSIX timers, with overrun"),
-        row(SignalsAndTime, "cpu_timers", "running timers of CPU time").but(Survives, Refused("CPU")),
+        row(SignalsAndTime, "cpu_timers", "running timers of CPU time").but(Survives, Refused("a timer that counts its CPU time")),
         row(SignalsAndTime, "alarm", "alarm"),
         row(
             SignalsAndTime,
