@@ -12,6 +12,8 @@ pub enum Fate {
     Survives,
     /// Nothing is done and the job runs on; these words are in what `vctl` and `vmigrate` say.
     Refused(&'static str),
+    /// The same for who is not root; root's survive.
+    RefusedUnlessRoot(&'static str),
     /// The job comes home by itself for what it does next with it.
     Home,
     /// It goes on, and this is what a careful program sees.
@@ -80,7 +82,7 @@ impl Row {
 /// Every row, by family.
 pub const ROWS: &[Row] = {
     use Family::{CallsInProgress, Descriptors, LocalIpc, Memory, SignalsAndTime, Tasks, TheRest};
-    use Fate::{Refused, Survives};
+    use Fate::{Home, Refused, RefusedUnlessRoot, Survives};
     &[
         row(
             Tasks,
@@ -98,8 +100,8 @@ pub const ROWS: &[Row] = {
         ),
         row(Tasks, "leader_exited", "a process whose first thread has ended"),
         row(Tasks, "fork_tree", "child and grandchild, joined by pipes"),
-        row(Tasks, "vfork_exec", "children made by vfork and exec"),
-        row(Tasks, "posix_spawn", "children made by posix_spawn"),
+        row(Tasks, "vfork_exec", "children made by vfork and exec").but(Survives, Home),
+        row(Tasks, "posix_spawn", "children made by posix_spawn").but(Survives, Home),
         row(Tasks, "hundred_processes", "100 processes"),
         row(Tasks, "sessions_groups", "sessions and process groups"),
         row(
@@ -175,6 +177,12 @@ pub const ROWS: &[Row] = {
         row(LocalIpc, "unix_credentials", "credentials of peers and of messages"),
         row(LocalIpc, "unix_abstract", "abstract socket names"),
         row(LocalIpc, "unix_listener", "listeners with connections that wait"),
+        row(
+            LocalIpc,
+            "unix_early_bytes",
+            "bytes on a Unix connection that was not yet accepted",
+        )
+        .but(Refused("was not accepted yet and has sent something"), Survives),
         row(LocalIpc, "eventfd", "eventfd"),
         row(LocalIpc, "epoll", "epoll: nested, edge-triggered, one-shot, with data"),
         row(
@@ -185,12 +193,16 @@ pub const ROWS: &[Row] = {
         row(LocalIpc, "timerfd", "timerfd"),
         row(LocalIpc, "signalfd", "signalfd"),
         row(LocalIpc, "inotify", "inotify"),
-        row(LocalIpc, "pidfd", "pidfd"),
-        row(LocalIpc, "sysv_memory", "System V shared memory"),
-        row(LocalIpc, "sysv_semaphores", "System V semaphores, with undo"),
-        row(LocalIpc, "sysv_messages", "System V message queues"),
-        row(LocalIpc, "posix_queue", "POSIX message queues"),
-        row(LocalIpc, "internet_sockets", "TCP and UDP sockets"),
+        row(LocalIpc, "inotify_unread", "inotify events that were not read yet")
+            .but(Refused("unread events"), Survives),
+        row(LocalIpc, "pidfd", "pidfd").but(Survives, Home),
+        row(LocalIpc, "sysv_memory", "System V shared memory")
+            .but(Refused("System V shared memory"), Refused("System V shared memory")),
+        row(LocalIpc, "sysv_semaphores", "System V semaphores, with undo").but(Survives, Home),
+        row(LocalIpc, "sysv_messages", "System V message queues").but(Survives, Home),
+        row(LocalIpc, "posix_queue", "POSIX message queues").but(Survives, Home),
+        row(LocalIpc, "internet_listener", "TCP listeners and UDP sockets"),
+        row(LocalIpc, "internet_sockets", "TCP connections").but(Refused("cannot be kept in a file"), Survives),
         row(SignalsAndTime, "signal_handlers", "handlers, their flags and masks"),
         row(
             SignalsAndTime,
@@ -205,7 +217,10 @@ pub const ROWS: &[Row] = {
         row(SignalsAndTime, "realtime_queue", "queued real-time signals, in order"),
         row(SignalsAndTime, "interval_timers", "setitimer in real time"),
         row(SignalsAndTime, "posix_timers", "POSIX timers, with overrun"),
-        row(SignalsAndTime, "cpu_timers", "running timers of CPU time").but(Survives, Refused("a timer that counts its CPU time")),
+        row(SignalsAndTime, "cpu_timers", "running timers of CPU time").but(
+            Survives,
+            Refused("a timer on a CPU clock, which cannot tick at two hosts"),
+        ),
         row(SignalsAndTime, "alarm", "alarm"),
         row(
             SignalsAndTime,
@@ -247,6 +262,10 @@ pub const ROWS: &[Row] = {
             TheRest,
             "not_dumpable",
             "processes that others may not look at (PR_SET_DUMPABLE)",
+        )
+        .but(
+            RefusedUnlessRoot("does not let others look at it"),
+            RefusedUnlessRoot("does not let others look at it"),
         ),
         row(
             TheRest,
@@ -289,6 +308,7 @@ fn words(fate: Fate) -> String {
     match fate {
         Fate::Survives => "yes".to_owned(),
         Fate::Refused(reason) => format!("refused: {reason}"),
+        Fate::RefusedUnlessRoot(reason) => format!("as root; else refused: {reason}"),
         Fate::Home => "yes; comes home to go on with it".to_owned(),
         Fate::Changes(what) => format!("yes, but {what}"),
     }

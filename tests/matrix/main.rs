@@ -218,7 +218,10 @@ fn go(world: &World, row: &Row, way: Way) -> Result<(End, Option<&'static str>)>
     };
     let mut run = a.start(&command.cwd(&home).streams(streams))?;
     run.wait_for("ready", |text| text.lines().any(|line| line == "ready"))?;
-    let fate = if way == Way::Saved { row.saved } else { row.moved };
+    let fate = match if way == Way::Saved { row.saved } else { row.moved } {
+        Fate::RefusedUnlessRoot(reason) if a.user() == User::Ordinary => Fate::Refused(reason),
+        fate => fate,
+    };
     let mut refused = None;
     let mut said = String::new();
     match (way, fate) {
