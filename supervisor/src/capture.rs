@@ -102,6 +102,14 @@ pub fn verdict(processes: &[i32]) -> std::result::Result<(), String> {
     for pid in processes {
         match look(*pid) {
             Ok(()) | Err(CaptureError::Proc(ProcError::Gone(_))) => {}
+            // Not for who may trace everything.
+            Err(CaptureError::Proc(ProcError::Read { source, .. }))
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                return Err(format!(
+                    "process {pid} does not let others look at it (PR_SET_DUMPABLE)"
+                ));
+            }
             Err(error) if several => return Err(format!("{error} (process {pid})")),
             Err(error) => return Err(error.to_string()),
         }
