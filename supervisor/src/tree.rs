@@ -485,7 +485,13 @@ fn stop(injection: &Injection, signal: i32) -> Result<()> {
             Status::Event {
                 event: libc::PTRACE_EVENT_STOP,
                 signal: libc::SIGTRAP,
-            } => return impossible(format!("process {} cannot be stopped by signal {signal}", tracee.tid())),
+            } => {
+                // In a group that nobody looks after, only this one stops (setpgid(2), "orphaned process group").
+                if signal != libc::SIGSTOP {
+                    return stop(injection, libc::SIGSTOP);
+                }
+                return impossible(format!("process {} cannot be stopped", tracee.tid()));
+            }
             Status::Event {
                 event: libc::PTRACE_EVENT_STOP,
                 ..
