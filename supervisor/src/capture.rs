@@ -14,6 +14,7 @@ use crate::areas;
 use crate::attributes;
 use crate::interrupted::{self, LastRan, Sleep};
 use crate::memory::{self, MemoryError, TargetMemory};
+use crate::policy;
 use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, Status};
 use crate::registers;
 use crate::sys;
@@ -138,21 +139,16 @@ fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
             return unsupported(reason);
         }
     }
-    for descriptor in directory.descriptors()? {
-        let target = descriptor.target.as_slice();
-        for (prefix, what) in [
-            (b"anon_inode:[signalfd]".as_slice(), "a signalfd"),
-            (b"anon_inode:[io_uring]", "an io_uring"),
-            (b"anon_inode:[userfaultfd]", "a userfaultfd"),
-            (b"anon_inode:[perf_event]", "a perf event"),
-            (b"anon_inode:bpf", "a BPF object"),
-        ] {
-            if target.starts_with(prefix) {
-                return unsupported(format!(
-                    "descriptor {} is {what}, which cannot move yet",
-                    descriptor.number
-                ));
-            }
+    let descriptors = directory.descriptors()?;
+    if let Some(reason) = policy::held(directory.pid(), &descriptors) {
+        return unsupported(reason);
+    }
+    for descriptor in descriptors {
+        if descriptor.target.starts_with(b"anon_inode:[signalfd]") {
+            return unsupported(format!(
+                "descriptor {} is a signalfd, which cannot move yet",
+                descriptor.number
+            ));
         }
     }
     Ok(())

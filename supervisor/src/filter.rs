@@ -67,14 +67,15 @@ enum Rule {
 
 type Rules = BTreeMap<u32, Rule>;
 
-/// The filter of a program at its origin: few calls, never the data path.
-pub fn native() -> Result<Program, FilterError> {
-    assemble(&native_rules())
+/// The filter of a program at its origin: few calls, never the data path. With `refused`, those calls that the
+/// table refuses everywhere are made as without us.
+pub fn native(refused: bool) -> Result<Program, FilterError> {
+    assemble(&native_rules(refused))
 }
 
 /// The same for a program that was restored: it had used CPU time before, which its kernel does not know.
 pub fn restored() -> Result<Program, FilterError> {
-    assemble(&with_cpu_time(native_rules()))
+    assemble(&with_cpu_time(native_rules(false)))
 }
 
 /// The filter of a guest: everything that names something outside of its memory.
@@ -82,12 +83,14 @@ pub fn guest() -> Result<Program, FilterError> {
     assemble(&guest_rules())
 }
 
-fn native_rules() -> Rules {
+fn native_rules(refused: bool) -> Rules {
     let mut rules: Rules = syscalls::notified_native()
         .map(|row| (row.number, Rule::Notify))
         .collect();
     for row in syscalls::rows() {
-        if let Native::Refuse(errno, _) = row.native {
+        if let Native::Refuse(errno, _) = row.native
+            && !refused
+        {
             rules.insert(row.number, Rule::Fail(errno));
         }
     }
@@ -508,7 +511,7 @@ mod tests {
 
     #[test]
     fn native_program_does_what_the_table_says() {
-        check(&native_rules());
+        check(&native_rules(false));
     }
 
     #[test]
@@ -518,7 +521,7 @@ mod tests {
 
     #[test]
     fn program_of_a_restored_job_does_what_the_table_says() {
-        let rules = with_cpu_time(native_rules());
+        let rules = with_cpu_time(native_rules(false));
         check(&rules);
         let Some(Rule::NotifyIf(condition)) = rules.get(&(libc::SYS_clock_gettime as u32)) else {
             panic!("clock_gettime depends on the clock");
@@ -538,7 +541,7 @@ mod tests {
 
     #[test]
     fn data_path_is_never_tracked_at_home() {
-        let rules = native_rules();
+        let rules = native_rules(false);
         for number in [
             libc::SYS_read,
             libc::SYS_write,

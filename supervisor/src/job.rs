@@ -21,6 +21,7 @@ use crate::deputy::Desk;
 use crate::front::{self, SupervisorSide, ToFront, ToSupervisor};
 use crate::launch::{self, ProgramSpec};
 use crate::notify::{AnswerError, Listener, Notification, RecvError};
+use crate::policy::{self, Surroundings};
 use crate::revive::{ReviveError, revive};
 use crate::save::{self, Delivery};
 use crate::transfer::Piece;
@@ -149,6 +150,8 @@ struct Job {
     identity: Identity,
     outside: Outside,
     config: Config,
+    /// What it began with.
+    began: Surroundings,
     mailbox: Mailbox,
     listener: Arc<Listener>,
     desk: Arc<Desk>,
@@ -185,12 +188,13 @@ impl Job {
         let revive_failed = |error: ReviveError| (error.exit_status(), error.to_string());
         // Its end: the program is executed, or the restored job is let go, when everything here can serve it.
         let begin: Box<dyn FnOnce() -> Result<Option<Vessel>, Failure>>;
-        let (pid, listener, identity, keeper, outside);
+        let (pid, listener, identity, keeper, outside, began);
         match start {
             Start::Program(program) => {
                 let (launching, its_listener) = launch::launch(&program, side.inherited).map_err(launch_failed)?;
                 (pid, listener, keeper) = (launching.pid, its_listener, None);
                 outside = Outside::of(pid).map_err(|error| (front::FAILED, error.to_string()))?;
+                began = Surroundings::of(std::process::id() as i32, true);
                 identity = Identity {
                     id: side.id.to_string(),
                     name: side.name.clone(),
@@ -211,6 +215,7 @@ impl Job {
                 (pid, keeper) = (revived.vessel.pid, Some(revived.vessel.keeper));
                 // In the namespace of the job, what is outside of it has no number.
                 outside = Outside::default();
+                began = Surroundings::of(pid, false);
                 let (its_listener, rest) = revived.split();
                 listener = its_listener;
                 begin = Box::new(move || {
@@ -263,6 +268,7 @@ impl Job {
             identity,
             outside,
             config: side.config.clone(),
+            began,
             listener,
             desk,
             away: None,
@@ -505,6 +511,7 @@ impl Job {
             };
         }
         let processes = self.processes();
+        policy::verdict(&processes, &self.began)?;
         if processes.iter().any(|pid| front::is_stopped(*pid)) {
             return Err("it is stopped; continue it first (fg, or kill -CONT)".to_owned());
         }
@@ -852,6 +859,7 @@ fn answer(listener: &Listener, notification: &Notification) -> Result<(), Answer
         // As without us.
         area::VRUN_NEXT | area::VRUN_SIGNAL => listener.fail(notification.id, libc::ENOSYS),
         _ if usage::answer(listener, notification)? => Ok(()),
+        _ if policy::answer(listener, notification)? => Ok(()),
         _ => listener.resume(notification.id),
     }
 }

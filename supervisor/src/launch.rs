@@ -15,6 +15,7 @@
 
 use crate::filter;
 use crate::notify::Listener;
+use crate::policy;
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair};
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int};
 use std::fs::File;
@@ -215,6 +216,8 @@ pub struct ProgramSpec {
     /// In a session of its own, with `/dev/null` as standard input. Standard output and error become `/dev/null` if
     /// they are pipes: whoever reads the id from the pipe of `$(vrun -d …)` waits for all its writers.
     pub detach: bool,
+    /// It may use io_uring, and cannot move while it does.
+    pub io_uring: bool,
 }
 
 impl ProgramSpec {
@@ -235,8 +238,8 @@ pub enum LaunchError {
     NotFound { program: OsString },
     #[error("{}: {}", program.display(), message(*errno))]
     CannotRun { program: OsString, errno: i32 },
-    #[error("{}: is a 32-bit program; only 64-bit x86 programs can be run", program.display())]
-    Architecture { program: OsString },
+    #[error("{}: is {what}; only 64-bit x86 programs can be run", program.display())]
+    Architecture { program: OsString, what: String },
     #[error(
         "this shell is already supervised (by another vrun or a container manager), and the kernel allows one only"
     )]
@@ -301,7 +304,7 @@ const STEP_EXEC: i32 = 4;
 ///
 /// `inherited` is what the program is to find: what the front got from the shell.
 pub fn launch(spec: &ProgramSpec, inherited: Inherited) -> Result<(Launching, Listener), LaunchError> {
-    let filter = filter::native()?;
+    let filter = filter::native(spec.io_uring)?;
     let mut exec = Exec::prepare(spec)?;
     let own = |step| {
         move |error: nix::Error| LaunchError::Own {
@@ -516,6 +519,7 @@ fn check_format(spec: &ProgramSpec, candidate: &CStr) -> Result<bool, LaunchErro
             (Some(1), Some(3 | 62)) => {
                 return Err(LaunchError::Architecture {
                     program: spec.program.clone(),
+                    what: policy::executable(path).err().unwrap_or("a 32-bit program").to_owned(),
                 });
             }
             _ => {
@@ -525,7 +529,14 @@ fn check_format(spec: &ProgramSpec, candidate: &CStr) -> Result<bool, LaunchErro
                 });
             }
         }
-    } else if !head.starts_with(b"#!") && head.split(|byte| *byte == b'\n').next().is_some_and(|l| l.contains(&0)) {
+    } else if head.starts_with(b"#!") {
+        if let Err(what) = policy::executable(path) {
+            return Err(LaunchError::Architecture {
+                program: spec.program.clone(),
+                what: format!("a script for {what}"),
+            });
+        }
+    } else if head.split(|byte| *byte == b'\n').next().is_some_and(|l| l.contains(&0)) {
         // No script: a shell would only complain about its first line.
         return Err(LaunchError::CannotRun {
             program: spec.program.clone(),
@@ -641,6 +652,7 @@ mod tests {
             program: words.next().unwrap(),
             args: words.collect(),
             detach: false,
+            io_uring: false,
         }
     }
 
@@ -701,6 +713,13 @@ mod tests {
             ("/".to_owned(), 126),
             (file("garbage", b"\0\x01\x02"), 126),
             (file("elf32", &elf32), 126),
+            (
+                file(
+                    "script32",
+                    format!("#!{}\n", directory.path().join("elf32").display()).as_bytes(),
+                ),
+                126,
+            ),
         ] {
             let error = run(&[&program]).expect_err(&program);
             assert_eq!(error.exit_status(), status, "{program}: {error}");

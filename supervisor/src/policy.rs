@@ -10,11 +10,15 @@
 //! Mapped devices and what else memory can be are judged where areas are ([`crate::areas`]). Not seen from outside, and so
 //! not refused: Landlock rules in force, and the tracing of a process that is not of the job.
 
-use crate::proc::{Descriptor, ProcDir, ProcError};
+use crate::memory::TargetMemory;
+use crate::notify::{AnswerError, Listener, Notification};
+use crate::proc::{Descriptor, ProcDir};
 use crate::sys;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// Kinds of descriptors that stay where they are: how `/proc/PID/fd` names them, what they are, why, and what to do.
 const DESCRIPTORS: &[(&[u8], &str, &str)] = &[
@@ -28,7 +32,11 @@ const DESCRIPTORS: &[(&[u8], &str, &str)] = &[
         "a userfaultfd",
         "page faults would have to be handled across the network",
     ),
-    (b"anon_inode:[perf_event]", "a perf event", "it counts on the CPUs of one host"),
+    (
+        b"anon_inode:[perf_event]",
+        "a perf event",
+        "it counts on the CPUs of one host",
+    ),
     (b"anon_inode:bpf", "a BPF object", "it lives in the kernel of one host"),
     (
         b"anon_inode:[fanotify]",
@@ -45,16 +53,32 @@ const DESCRIPTORS: &[(&[u8], &str, &str)] = &[
         "a seccomp listener",
         "the calls of other processes wait at it",
     ),
-    (b"anon_inode:kvm-", "a virtual machine", "it lives in the kernel of one host"),
-    (b"anon_inode:[vfio", "a device of its own (VFIO)", "the device is in one host"),
-    (b"anon_inode:sync_file", "a fence of a device", "the device is in one host"),
+    (
+        b"anon_inode:kvm-",
+        "a virtual machine",
+        "it lives in the kernel of one host",
+    ),
+    (
+        b"anon_inode:[vfio",
+        "a device of its own (VFIO)",
+        "the device is in one host",
+    ),
+    (
+        b"anon_inode:sync_file",
+        "a fence of a device",
+        "the device is in one host",
+    ),
     (b"/dmabuf:", "memory of a device", "the device is in one host"),
     (
         b"/secretmem",
         "secret memory",
         "nobody but the program itself can read its contents",
     ),
-    (b"anon_inode:[fscontext]", "a file system that is being mounted", "mounts are a host's own"),
+    (
+        b"anon_inode:[fscontext]",
+        "a file system that is being mounted",
+        "mounts are a host's own",
+    ),
 ];
 
 /// Namespaces of a process, as links below `/proc/PID/ns`.
@@ -142,11 +166,11 @@ pub fn verdict(processes: &[i32], began: &Surroundings) -> Result<(), String> {
         let reason = match ProcDir::open(*pid) {
             Ok(directory) => began
                 .changed(&Surroundings::read(&directory, false))
-                .map_or_else(|| held(&directory), |reason| Ok(Some(reason))),
-            Err(error) => Err(error),
+                .or_else(|| held(*pid, &directory.descriptors().ok()?)),
+            // One that has ended holds nothing.
+            Err(_) => None,
         };
-        // One that has ended holds nothing.
-        if let Ok(Some(reason)) = reason {
+        if let Some(reason) = reason {
             return Err(match processes.len() {
                 1 => reason,
                 _ => format!("process {pid}: {reason}"),
@@ -157,15 +181,11 @@ pub fn verdict(processes: &[i32], began: &Surroundings) -> Result<(), String> {
 }
 
 /// The first descriptor of a process that cannot go elsewhere: a sentence that names it.
-///
-/// # Errors
-/// Those of [`ProcDir::descriptors`].
-pub fn held(directory: &ProcDir) -> Result<Option<String>, ProcError> {
-    let reason = |descriptor: Descriptor| {
-        let (what, why) = unmovable(directory.pid(), &descriptor)?;
+pub fn held(pid: i32, descriptors: &[Descriptor]) -> Option<String> {
+    descriptors.iter().find_map(|descriptor| {
+        let (what, why) = unmovable(pid, descriptor)?;
         Some(format!("descriptor {} is {what}: {why}", descriptor.number))
-    };
-    Ok(directory.descriptors()?.into_iter().find_map(reason))
+    })
 }
 
 fn unmovable(pid: i32, descriptor: &Descriptor) -> Option<(String, &'static str)> {
@@ -211,6 +231,51 @@ fn is_everywhere(device: u64) -> bool {
     }
 }
 
+/// Answers a call that would execute a program which cannot run in a job, as a kernel without such programs would. False: it
+/// is for somebody else to answer.
+///
+/// A courtesy, since the path may lead elsewhere a moment later: the filter kills what makes 32-bit calls.
+///
+/// # Errors
+/// As for [`Listener::fail`].
+pub fn answer(listener: &Listener, notification: &Notification) -> Result<bool, AnswerError> {
+    let Some(path) = executed(notification) else {
+        return Ok(false);
+    };
+    match executable(&path) {
+        Err(what) if listener.is_valid(notification.id) => {
+            let path = path.display();
+            tracing::warn!("{path} was not executed: it is {what}, and only 64-bit x86 programs can be run");
+            listener.fail(notification.id, libc::ENOEXEC).map(|()| true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// What a call of execve(2) or execveat(2) would execute, as a path that leads there from here.
+fn executed(notification: &Notification) -> Option<PathBuf> {
+    let [first, second, .., flags, _] = notification.args;
+    let (directory, pointer, flags) = match i64::from(notification.number) {
+        libc::SYS_execve => (libc::AT_FDCWD, first, 0),
+        libc::SYS_execveat => (first as i32, second, flags),
+        _ => return None,
+    };
+    let mut bytes = vec![0; libc::PATH_MAX as usize];
+    let memory = TargetMemory::open(notification.pid).ok()?;
+    let length = memory.read(pointer, &mut bytes).ok()?;
+    let path = Path::new(OsStr::from_bytes(bytes[..length].split(|byte| *byte == 0).next()?));
+    let own = PathBuf::from(format!("/proc/{}", notification.pid));
+    let base = match directory {
+        libc::AT_FDCWD => own.join("cwd"),
+        descriptor => own.join("fd").join(descriptor.to_string()),
+    };
+    match path.strip_prefix("/") {
+        Ok(below) => Some(own.join("root").join(below)),
+        Err(_) if path.as_os_str().is_empty() => (flags & libc::AT_EMPTY_PATH as u64 != 0).then_some(base),
+        Err(_) => Some(base.join(path)),
+    }
+}
+
 /// What a file that is to be executed is: nothing to be said against it, or what it is instead of a program for x86_64 in
 /// 64 bits. Follows the interpreter of a script once, as far as that can be told.
 pub fn executable(path: &Path) -> Result<(), &'static str> {
@@ -235,11 +300,12 @@ pub fn executable(path: &Path) -> Result<(), &'static str> {
 }
 
 /// The word behind `#!`, if that is how the file begins.
-fn interpreter(head: &[u8]) -> Option<std::path::PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
+fn interpreter(head: &[u8]) -> Option<PathBuf> {
     let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    let word = line.split(|byte| byte.is_ascii_whitespace()).find(|word| !word.is_empty())?;
-    Some(std::ffi::OsStr::from_bytes(word).into())
+    let word = line
+        .split(|byte| byte.is_ascii_whitespace())
+        .find(|word| !word.is_empty())?;
+    Some(OsStr::from_bytes(word).into())
 }
 
 /// `e_ident[EI_CLASS]` and, at offset 18, `e_machine`: elf(5).

@@ -8,6 +8,7 @@ mod harness;
 
 mod bad_input;
 mod calls;
+mod doctor;
 mod faults;
 mod five_by_five;
 mod hosts;
@@ -37,6 +38,7 @@ fn main() {
         calls::trials(),
         faults::trials(),
         real::trials(),
+        doctor::trials(),
     ];
     let trials: Vec<Trial> = modules.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();

@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Write the job's id to this file once the program runs
     #[arg(long, value_name = "FILE", env = "VRUN_ID_FILE")]
     id_file: Option<PathBuf>,
+    /// Let the program use io_uring, which it otherwise does not find; it cannot move while it does
+    #[arg(long, env = "VRUN_ALLOW_IO_URING", value_parser = FalseyValueParser::new())]
+    allow_io_uring: bool,
     /// Tell on standard error what the supervisor does
     #[arg(short, long, env = "VRUN_VERBOSE", value_parser = FalseyValueParser::new())]
     verbose: bool,
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         name,
         detach,
         id_file,
+        allow_io_uring,
         verbose,
         program,
     } = arguments;
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         program,
         args: words.collect(),
         detach,
+        io_uring: allow_io_uring,
     };
     let options = RunOptions {
         command: "vrun",
