@@ -250,6 +250,7 @@ pub(crate) fn small() -> Job {
         controls: ProcessControls {
             deny_write_execute: 1,
             barriers: 1 << 4,
+            core_filter: 0x33,
         },
         used: Usage {
             user: 1_250_000_000,
