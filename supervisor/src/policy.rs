@@ -231,8 +231,9 @@ fn is_everywhere(device: u64) -> bool {
     }
 }
 
-/// Answers a call that would execute a program which cannot run in a job, as a kernel without such programs would. False: it
-/// is for somebody else to answer.
+/// Answers a call that would execute a program which cannot run in a job. False: it is for somebody else to answer.
+///
+/// Not with `ENOEXEC`: execvp(3) would hand the file to a shell.
 ///
 /// A courtesy, since the path may lead elsewhere a moment later: the filter kills what makes 32-bit calls.
 ///
@@ -246,7 +247,7 @@ pub fn answer(listener: &Listener, notification: &Notification) -> Result<bool, 
         Err(what) if listener.is_valid(notification.id) => {
             let path = path.display();
             tracing::warn!("{path} was not executed: it is {what}, and only 64-bit x86 programs can be run");
-            listener.fail(notification.id, libc::ENOEXEC).map(|()| true)
+            listener.fail(notification.id, libc::EPERM).map(|()| true)
         }
         _ => Ok(false),
     }
