@@ -767,8 +767,8 @@ impl Deputy {
 
     /// An executor stopped because of our interrupt: turns the call that it is in, or about to make, into a cancelled one.
     fn interrupted(&self, index: usize, tracee: Tracee) -> Result<()> {
-        let state = self.lock();
-        let station = &state.stations[index];
+        let mut state = self.lock();
+        let station = &mut state.stations[index];
         if matches!(&station.current, Some(Current::Call { .. })) && station.cancelled {
             let mut registers = tracee.registers()?;
             let in_call = registers.rip == area::GATE + 2 && registers.orig_rax as i64 >= 0;
@@ -785,13 +785,22 @@ impl Deputy {
                     registers.rax = ERESTARTNOHAND as u64;
                 }
                 registers.orig_rax = u64::MAX;
-                tracee.set_registers(&registers)?;
             } else if at_gate || before {
                 registers.orig_rax = u64::MAX;
                 registers.rip = self.code.returned;
                 registers.rsp = scratch(index);
                 registers.rax = ERESTARTSYS as u64;
-                tracee.set_registers(&registers)?;
+            } else {
+                return Ok(());
+            }
+            tracee.set_registers(&registers)?;
+            // The call is over. One whose process is stopped comes to the door only when that goes on.
+            if let Some(Current::Call { plan, .. }) = station.current.take() {
+                station.cancelled = false;
+                let reply = plan.reply(registers.rax as i64, |offset, buffer| {
+                    self.memory.read_all(scratch(index) + offset as u64, buffer)
+                });
+                self.correspondent.reply(reply?);
             }
         }
         Ok(())
