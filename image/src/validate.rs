@@ -464,8 +464,10 @@ impl Area {
 
     /// A shared area shows a part of an object that is there.
     fn check_object(&self, shared: &[SharedMemory]) -> Verdict {
-        let AreaKind::Shared { object, offset } = &self.kind else {
-            return Ok(());
+        let (object, offset) = match &self.kind {
+            AreaKind::Shared { object, offset } => (object, offset),
+            AreaKind::File(file) => (&file.object, &file.offset),
+            AreaKind::Anonymous | AreaKind::Heap | AreaKind::Stack => return Ok(()),
         };
         let Some(object) = shared.get(*object as usize) else {
             return Err(Invalid::new(format_args!(

@@ -13,6 +13,7 @@
 //! the guest may have been started: everything a guest does outside of its memory is a `Call`, none has been made
 //! yet, and none can be once this connection is gone. The host ends such a guest as soon as it notices.
 
+use crate::areas::{self, Kept};
 use crate::capture::{self, CaptureError, Frozen, Outside};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
@@ -21,7 +22,7 @@ use crate::guest::{GuestError, fill};
 use crate::notify::Listener;
 use crate::peers;
 use crate::proc::ProcDir;
-use crate::restore::{Home, Restored, Restorer};
+use crate::restore::{self, Home, Restored, Restorer};
 use crate::transfer::{ImageSink, ImageStream, Piece};
 use crate::undertaker::Undertaker;
 use std::cell::RefCell;
@@ -32,7 +33,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use vrun_image::state::{AreaKind, Host, Job, Process, SharedKind, SharedMemory};
+use vrun_image::state::{Area, Host, Job, Process, SharedMemory};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
@@ -133,6 +134,8 @@ pub struct Member {
     pub end: OwnedFd,
     /// Where the command line and the environment are in the process.
     arguments: Range<u64>,
+    /// The memory that it shared.
+    kept: Kept,
 }
 
 /// A job whose body is at another host.
@@ -318,9 +321,9 @@ pub fn depart(departure: Departure, office: &Office<'_>) -> Result<(Away, Moved)
         }
     };
     match send(&frozen.processes, &sender, &mut receiver, &host, office) {
-        Ok(arguments) => {
+        Ok(bodies) => {
             let downtime = stopped.elapsed();
-            let away = settle(frozen.processes, sender, receiver, host, arguments, office)?;
+            let away = settle(frozen.processes, sender, receiver, host, bodies, office)?;
             drop(undertaker);
             let micros = |duration: Duration| duration.as_micros() as u64;
             let bytes = away.sender.counters().sent;
@@ -345,7 +348,7 @@ pub fn depart(departure: Departure, office: &Office<'_>) -> Result<(Away, Moved)
 }
 
 /// Why processes cannot leave that can be saved.
-fn stays(process: &Process, shared: &[SharedMemory]) -> Option<String> {
+fn stays(process: &Process) -> Option<String> {
     let pid = process.pid;
     if process.signals.interval_timers[1..]
         .iter()
@@ -353,43 +356,48 @@ fn stays(process: &Process, shared: &[SharedMemory]) -> Option<String> {
     {
         return Some(format!("process {pid} has a timer that counts its CPU time"));
     }
-    process.memory.areas.iter().find_map(|area| {
-        let AreaKind::Shared { object, .. } = area.kind else {
-            return None;
-        };
-        let what = match &shared.get(object as usize)?.kind {
-            SharedKind::Anonymous { .. } | SharedKind::Unnamed { .. } | SharedKind::File { written: false, .. } => {
-                return None;
-            }
-            SharedKind::Open { .. } => "memory that it has open as a file too, through which it could be changed",
-            SharedKind::File { .. } => "a file, which others could change",
-            SharedKind::SystemV { .. } => "System V shared memory, which others could attach",
-        };
-        Some(format!("process {pid} has mapped, shared and writable, {what}"))
-    })
+    None
 }
 
-/// From the frozen processes to the running guest. Gives where the command line and the environment of each are.
+/// What has to be known of processes that have left.
+struct Bodies {
+    /// Of each, where the command line and the environment are, and its areas.
+    processes: Vec<(Range<u64>, Vec<Area>)>,
+    shared: Vec<SharedMemory>,
+}
+
+/// From the frozen processes to the running guest.
 fn send(
     frozen: &[Frozen],
     sender: &Sender,
     receiver: &mut Receiver,
     host: &str,
     office: &Office<'_>,
-) -> Result<Vec<Range<u64>>, ControlError> {
-    let description = capture::describe(frozen, vec![Vec::new(); frozen.len()], &[])?;
+) -> Result<Bodies, ControlError> {
+    let description = capture::describe(
+        frozen,
+        vec![Vec::new(); frozen.len()],
+        &[],
+        areas::Purpose::Move,
+        &areas::Known::default(),
+    )?;
     for process in frozen {
         let directory = ProcDir::open(process.pid()).map_err(CaptureError::from)?;
         if let Some(reason) = crate::attributes::timers::stay(&directory).map_err(CaptureError::from)? {
             return Err(ControlError::refused(format!("the job cannot be moved now: {reason}")));
         }
     }
-    let reason = |process: &Process| stays(process, &description.shared);
-    if let Some(reason) = description.processes.iter().find_map(reason) {
+    if let Some(reason) = description.processes.iter().find_map(stays) {
         return Err(ControlError::refused(format!("the job cannot be moved now: {reason}")));
     }
-    let arguments = |process: &Process| process.memory.layout.arg_start..process.memory.layout.env_end;
-    let arguments = description.processes.iter().map(arguments).collect();
+    let body = |process: &Process| {
+        let layout = &process.memory.layout;
+        (layout.arg_start..layout.env_end, process.memory.areas.clone())
+    };
+    let bodies = Bodies {
+        processes: description.processes.iter().map(body).collect(),
+        shared: description.shared.clone(),
+    };
     let first = frozen.first().map_or(0, Frozen::pid);
     let mut job = office
         .identity
@@ -399,7 +407,7 @@ fn send(
     let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
     let write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {
         writer.job(&job)?;
-        capture::dump(frozen, &description, |process, start, bytes| {
+        capture::dump(&description, |process, start, bytes| {
             writer.pages(process, start, bytes).map_err(GuestError::from)
         })
     };
@@ -422,7 +430,7 @@ fn send(
     // The hand-over. See the module's documentation for what a failure between these two means.
     sender.send(&Message::Commit).map_err(rolled_back)?;
     match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
-        Ok(Frame::Message(Message::Running(_))) => Ok(arguments),
+        Ok(Frame::Message(Message::Running(_))) => Ok(bodies),
         Ok(other) => Err(rolled_back(peers::out_of_place(host, &other))),
         Err(error) => Err(rolled_back(error)),
     }
@@ -434,7 +442,7 @@ fn settle(
     sender: Sender,
     receiver: Receiver,
     host: String,
-    arguments: Vec<Range<u64>>,
+    bodies: Bodies,
     office: &Office<'_>,
 ) -> Result<Away, ControlError> {
     let lost = |error: &dyn std::fmt::Display| {
@@ -445,11 +453,18 @@ fn settle(
     let pids: Vec<i32> = frozen.iter().map(Frozen::pid).collect();
     let mut members = Vec::with_capacity(frozen.len());
     let mut threads = 0;
-    for (process, arguments) in frozen.into_iter().zip(arguments) {
+    for (process, (arguments, areas)) in frozen.into_iter().zip(bodies.processes) {
         let pid = process.pid();
-        let tracees: Vec<_> = process.into_injections().into_iter().map(Injection::keep).collect();
+        let mut occupied = restore::occupied(process.maps(), &[]);
+        let injections = process.into_injections();
+        let kept = match injections.first() {
+            Some(leader) => Kept::keep(leader, &mut occupied, &areas, &bodies.shared),
+            None => Ok(Kept::default()),
+        };
+        let tracees: Vec<_> = injections.into_iter().map(Injection::keep).collect();
         threads += tracees.len();
-        match Member::settle(&tracees, arguments, &pids, &courier, office) {
+        let settle = |kept| Member::settle(&tracees, arguments, kept, &pids, &courier, office);
+        match kept.map_err(DeputyError::from).and_then(settle) {
             Ok(member) => members.push(member),
             // It was killed in between.
             Err(DeputyError::Trace(TraceError::Gone(_))) => {
@@ -492,6 +507,7 @@ impl Member {
     fn settle(
         tracees: &[Tracee],
         arguments: Range<u64>,
+        kept: Kept,
         pids: &[i32],
         courier: &Arc<Courier>,
         office: &Office<'_>,
@@ -500,9 +516,14 @@ impl Member {
         let end = crate::sys::pidfd(pid).map_err(|_| TraceError::Gone(pid))?;
         let adopted = !pids.contains(&ProcDir::open(pid)?.stat()?.parent);
         let (desk, listener) = (office.desk, office.listener);
-        let deputy = Deputy::settle(tracees, &arguments, adopted, desk, listener, courier.clone())?;
+        let deputy = Deputy::settle(tracees, &arguments, &kept, adopted, desk, listener, courier.clone())?;
         desk.seat(&deputy);
-        Ok(Self { deputy, end, arguments })
+        Ok(Self {
+            deputy,
+            end,
+            arguments,
+            kept,
+        })
     }
 }
 
@@ -751,7 +772,8 @@ impl Away {
             };
             office.desk.leave(&member.deputy);
             let tracees: Vec<_> = threads.iter().map(|thread| thread.tracee).collect();
-            match Member::settle(&tracees, member.arguments.clone(), &pids, &self.courier, office) {
+            let (arguments, kept) = (member.arguments.clone(), member.kept.clone());
+            match Member::settle(&tracees, arguments, kept, &pids, &self.courier, office) {
                 Ok(again) => *member = again,
                 Err(DeputyError::Trace(TraceError::Gone(_))) => {}
                 Err(error) => return Err(HomeError::Lost(error.to_string())),
@@ -833,8 +855,12 @@ where
     }
     let build = || -> Result<Vec<Restored>, GuestError> {
         let mut restorers = Vec::with_capacity(deputies.len());
-        for (process, (_, threads)) in job.processes.iter().zip(&retired) {
-            restorers.push(Restorer::begin(threads[0].tracee, process, Home::Deputy)?);
+        for (index, (process, (_, threads))) in job.processes.iter().zip(&retired).enumerate() {
+            let leader = threads[0].tracee;
+            let kept = members.iter().find(|member| member.deputy.process() == process.pid);
+            let kept = kept.map_or_else(Kept::default, |member| member.kept.clone());
+            let objects = restore::deputy_objects(leader, &job, index, &kept)?;
+            restorers.push(Restorer::begin(leader, process, Home::Deputy, objects)?);
         }
         fill(&restorers, &mut reader)?;
         let rest = reader.into_inner();

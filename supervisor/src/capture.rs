@@ -10,10 +10,10 @@
 //! A thread that was stopped inside a system call shows the kernel's restart code in `rax`. In the image the call is
 //! simply about to be made again, with what is left of its timeout; see [`crate::interrupted`].
 
-use crate::areas;
+use crate::areas::{self, AreaError, Catalogue, Extent, Known, Purpose, View};
 use crate::attributes;
 use crate::interrupted::{self, LastRan, Sleep};
-use crate::memory::{self, MemoryError, TargetMemory};
+use crate::memory::MemoryError;
 use crate::policy;
 use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, Status};
 use crate::registers;
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use vrun_image::state::{Clocks, Memory, Process, Registers, SharedMemory, Signals, Slot, Vdso, Zombie};
+use vrun_image::state::{Area, Clocks, Memory, Process, Registers, SharedMemory, Signals, Slot, Vdso, Zombie};
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Injection, Script, TraceError, Tracee, area};
 
@@ -37,6 +37,17 @@ pub enum CaptureError {
     Proc(#[from] ProcError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
+}
+
+impl From<AreaError> for CaptureError {
+    fn from(error: AreaError) -> Self {
+        match error {
+            AreaError::Unsupported(reason) => Self::Unsupported(reason),
+            AreaError::Memory(error) => error.into(),
+            AreaError::Proc(error) => error.into(),
+            AreaError::Trace(error) => error.into(),
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, CaptureError>;
@@ -85,8 +96,8 @@ pub struct FrozenJob {
 pub struct Description {
     pub processes: Vec<Process>,
     pub shared: Vec<SharedMemory>,
-    /// Of each process, the areas whose contents are to be dumped.
-    areas: Vec<Vec<MapsEntry>>,
+    /// The areas whose contents are to be dumped.
+    areas: Catalogue,
 }
 
 /// A sentence saying why these processes cannot be captured, or nothing. Reads only /proc: it may be asked at any time,
@@ -97,7 +108,9 @@ pub fn verdict(processes: &[i32]) -> std::result::Result<(), String> {
         if matches!(directory.stat()?.state, b'Z' | b'X') {
             return Ok(()); // it goes along as what it is
         }
-        check(&directory, &directory.smaps()?)
+        let maps = directory.smaps()?;
+        check(&directory, &maps)?;
+        Ok(areas::leaves(pid, &maps)?)
     };
     let several = processes.len() > 1;
     for pid in processes {
@@ -276,7 +289,6 @@ impl Held {
                 std::mem::take(&mut held.processes.remove(0).threads);
             }
             refuse_sharing(&job.processes)?;
-            refuse_shared_memory(&job.processes)?;
             job.zombies = zombies(&job.processes, &held.ended)?;
             Ok(())
         };
@@ -474,27 +486,6 @@ fn refuse_sharing(processes: &[Frozen]) -> Result<()> {
     Ok(())
 }
 
-/// Processes that show one another's writes: what they share would become a copy for each.
-fn refuse_shared_memory(processes: &[Frozen]) -> Result<()> {
-    let mut known = BTreeMap::new();
-    for process in processes {
-        for entry in process
-            .maps
-            .iter()
-            .filter(|entry| entry.backing() == Backing::SharedAnonymous)
-        {
-            let first = *known.entry((entry.device, entry.inode)).or_insert(process.pid);
-            if first != process.pid {
-                return unsupported(format!(
-                    "its processes {first} and {} share the memory at {:#x}",
-                    process.pid, entry.start
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Those of the processes that have ended whose parent has yet to wait for them.
 fn zombies(processes: &[Frozen], ended: &[i32]) -> Result<Vec<Zombie>> {
     let mut zombies = Vec::new();
@@ -606,36 +597,41 @@ impl FrozenJob {
 }
 
 /// What the processes are. `slots[i]` are those of `processes[i]`, empty when they stay where they are. Areas within
-/// `hidden[i]`, if there is one, are not the program's.
-pub fn describe(processes: &[Frozen], slots: Vec<Vec<Slot>>, hidden: &[Vec<Range<u64>>]) -> Result<Description> {
-    let mut description = Description {
-        processes: Vec::new(),
-        shared: Vec::new(),
-        areas: Vec::new(),
-    };
+/// `hidden[i]`, if there is one, are not the program's. `known` is what the areas of a guest showed when it arrived.
+pub fn describe(
+    processes: &[Frozen],
+    slots: Vec<Vec<Slot>>,
+    hidden: &[Vec<Range<u64>>],
+    purpose: Purpose,
+    known: &Known,
+) -> Result<Description> {
     let hidden = hidden.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]));
-    for ((frozen, slots), hidden) in processes.iter().zip(slots).zip(hidden) {
-        let (process, areas) = frozen.describe(slots, hidden, processes)?;
-        description.processes.push(process);
-        description.areas.push(areas);
+    let mut views = Vec::new();
+    for ((frozen, slots), hidden) in processes.iter().zip(&slots).zip(hidden) {
+        views.push(View {
+            pid: frozen.pid,
+            maps: &frozen.maps,
+            slots,
+            hidden,
+        });
     }
-    Ok(description)
+    let catalogue = Catalogue::new(&views, purpose, known)?;
+    let parts = processes.iter().zip(slots).zip(&catalogue.areas);
+    let described = parts.map(|((frozen, slots), areas)| frozen.describe(slots, areas.clone(), processes));
+    Ok(Description {
+        processes: described.collect::<Result<_>>()?,
+        shared: catalogue.shared.clone(),
+        areas: catalogue,
+    })
 }
 
-/// Sends the contents of memory to `sink` (index of the process, address, bytes) in page-aligned runs of at most 1 MiB;
-/// pages of zeroes are left out.
+/// Sends the contents of memory to `sink` (index, address, bytes; see [`Catalogue::dump`]) in page-aligned runs of at
+/// most 1 MiB; pages of zeroes are left out.
 pub fn dump<E: From<MemoryError>>(
-    processes: &[Frozen],
     description: &Description,
-    mut sink: impl FnMut(u32, u64, &[u8]) -> std::result::Result<(), E>,
+    sink: impl FnMut(u32, u64, &[u8]) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    for (index, (frozen, areas)) in (0..).zip(processes.iter().zip(&description.areas)) {
-        let memory = TargetMemory::open(frozen.pid)?;
-        for entry in areas {
-            memory::dump(&memory, entry, &mut |start, bytes: &[u8]| sink(index, start, bytes))?;
-        }
-    }
-    Ok(())
+    description.areas.dump(sink)
 }
 
 /// Lets a thread that stands in the vDSO run to the end of it: its code is not the same everywhere.
@@ -793,12 +789,7 @@ impl Frozen {
     }
 
     /// See [`describe`]. `job` are all of the job's processes.
-    fn describe(
-        &self,
-        descriptors: Vec<Slot>,
-        hidden: &[Range<u64>],
-        job: &[Self],
-    ) -> Result<(Process, Vec<MapsEntry>)> {
+    fn describe(&self, descriptors: Vec<Slot>, areas: Vec<Area>, job: &[Self]) -> Result<Process> {
         let directory = ProcDir::open(self.pid)?;
         let stat = directory.stat()?;
         let attributes = attributes::process(self.leader(), &directory)?;
@@ -808,24 +799,16 @@ impl Frozen {
         };
         let threads = self.threads.iter().map(thread).collect::<Result<_>>()?;
         let family = Family::of(&directory, job)?;
-        let own: Vec<MapsEntry> = self
-            .maps
-            .iter()
-            .filter(|entry| {
-                let hidden = hidden.iter().any(|range| range.contains(&entry.start));
-                !hidden && !(area::START..area::END).contains(&entry.start) && !entry.kernels()
-            })
-            .cloned()
-            .collect();
+        let extent = Extent::of(self.leader())?;
         let memory = Memory {
-            areas: own.iter().filter_map(areas::capture).collect(),
+            areas,
             layout: stat.layout(attributes.brk),
             auxv: directory.auxv()?,
             vdso: self.vdso()?,
-            lock_future: 0,
-            keys: 0,
+            lock_future: extent.lock_future,
+            keys: extent.keys,
         };
-        let process = Process {
+        Ok(Process {
             pid: self.inner_pid(),
             parent: family.parent,
             group: family.group,
@@ -849,8 +832,7 @@ impl Frozen {
             controls: attributes.controls,
             used: attributes.used,
             threads,
-        };
-        Ok((process, own))
+        })
     }
 
     /// Whether the parent, one of the job's, has waited for the stop that the process is in: asked by the parent itself.

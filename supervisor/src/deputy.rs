@@ -25,6 +25,7 @@
 //! mutex. Invariants: at most one call is with an executor; `parked` is the notification of one that waits for
 //! work, and then no call is current.
 
+use crate::areas::{AreaError, Kept};
 use crate::memory::{MemoryError, TargetMemory};
 use crate::notify::{Listener, Notification};
 use crate::proc::{ProcDir, ProcError};
@@ -75,12 +76,23 @@ pub enum DeputyError {
     Proc(#[from] ProcError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error("what it shares cannot be kept: {0}")]
+    Shared(AreaError),
     #[error(transparent)]
     Filter(#[from] crate::filter::FilterError),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     #[error("cannot end process {pid}: {source}")]
     Kill { pid: i32, source: io::Error },
+}
+
+impl From<AreaError> for DeputyError {
+    fn from(error: AreaError) -> Self {
+        match error {
+            AreaError::Trace(error) => error.into(),
+            other => Self::Shared(other),
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, DeputyError>;
@@ -329,10 +341,12 @@ fn scratch(station: usize) -> u64 {
 impl Deputy {
     /// Empties a stopped process, all of whose threads are traced by this thread, the leader first, and puts it to work.
     /// Descriptors stay; `arguments` is the range of its command line and environment, which `ps` goes on showing.
+    /// `kept` is for its return.
     /// `adopted`: its parent is not of the job, so that it shall end with us.
     pub fn settle(
         threads: &[Tracee],
         arguments: &Range<u64>,
+        kept: &Kept,
         adopted: bool,
         desk: &Desk,
         listener: &Arc<Listener>,
@@ -366,7 +380,7 @@ impl Deputy {
         forget(threads, code.forget)?;
 
         let registers = leader.registers()?;
-        injection.run(&empty_script(&directory, arguments, adopted, threads.len())?)?;
+        injection.run(&empty_script(&directory, arguments, kept, adopted, threads.len())?)?;
         injection.write(scratch(0) - 8, &code.executor.to_le_bytes())?;
         let others = UNQUEUED
             | thread_timers(&directory)
@@ -1048,7 +1062,13 @@ fn interrupt(deputy: &Deputy, station: usize, tid: i32) -> Result<()> {
 }
 
 /// The calls that empty a process, or a retired deputy of what it had.
-fn empty_script(directory: &ProcDir, arguments: &Range<u64>, adopted: bool, threads: usize) -> Result<Script> {
+fn empty_script(
+    directory: &ProcDir,
+    arguments: &Range<u64>,
+    kept: &Kept,
+    adopted: bool,
+    threads: usize,
+) -> Result<Script> {
     let maps = directory.maps()?;
     let mut script = Script::new(area::DATA.start);
     // A read from the terminal in the background stops the process by these two; a handler for them has moved away.
@@ -1060,6 +1080,7 @@ fn empty_script(directory: &ProcDir, arguments: &Range<u64>, adopted: bool, thre
         area::START..area::END,
         arguments.start & !(area::PAGE - 1)..arguments.end.next_multiple_of(area::PAGE),
     ];
+    keep.extend(kept.windows());
     let kernels = |path: &[u8]| path.starts_with(b"[vvar") || path == b"[vdso]";
     keep.extend(
         maps.iter()

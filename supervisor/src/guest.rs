@@ -18,11 +18,12 @@
 //! Once running it has no descriptors, no file system, no network, no other process: what is not forwarded to the
 //! origin does not exist.
 
+use crate::areas::{self, Known, Origin};
 use crate::capture::{self, CaptureError, Frozen};
 use crate::door::{Bell, Door, Member, Occupant};
 use crate::filter;
 use crate::notify::Listener;
-use crate::restore::{Home, RestoreError, Restored, Restorer};
+use crate::restore::{self, Home, RestoreError, Restored, Restorer};
 use crate::sys;
 use crate::transfer::{ImageSink, ImageStream, Piece};
 use crate::tree;
@@ -105,6 +106,7 @@ pub struct Built {
     built: Vec<(Restored, Option<Range<u64>>)>,
     listener: Listener,
     job: Job,
+    known: Known,
 }
 
 /// Builds a guest from an image. Call it while this process has one thread.
@@ -126,9 +128,17 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     tracee.wait_interrupted()?;
     let injection = crate::capture::take_over(tracee)?;
     let listener = install_filter(&injection, &filter, vessel.socket)?;
+    let objects = restore::objects(&injection, &job, Origin::Nowhere, &|_| None)?;
+    let known = Known {
+        shared: job.shared.clone(),
+        identities: objects.identities(tracee.tid()).map_err(RestoreError::from)?,
+    };
+    let mut heirs: Vec<_> = job.processes.iter().skip(1).map(|_| objects.heir()).collect();
+    heirs.insert(0, objects);
     let mut restorers = Vec::with_capacity(job.processes.len());
-    for (tracee, process) in tree::beside(injection, &job)?.into_iter().zip(&job.processes) {
-        restorers.push(Restorer::begin(tracee, process, Home::Away)?);
+    let tracees = tree::beside(injection, &job)?;
+    for ((tracee, process), objects) in tracees.into_iter().zip(&job.processes).zip(heirs) {
+        restorers.push(Restorer::begin(tracee, process, Home::Away, objects)?);
     }
     fill(&restorers, &mut reader)?;
     let finish = |(restorer, process): (Restorer, &Process)| {
@@ -141,6 +151,7 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
         built: built.collect::<Result<_, GuestError>>()?,
         listener,
         job: *job,
+        known,
     })
 }
 
@@ -151,6 +162,11 @@ pub fn fill<R: Read>(restorers: &[Restorer], reader: &mut Reader<R>) -> Result<(
             Record::Pages { process, start, bytes } => {
                 if let Some(restorer) = restorers.get(process as usize) {
                     restorer.pages(start, bytes)?;
+                } else {
+                    let object = process - restorers.len() as u32;
+                    restorers
+                        .iter()
+                        .try_for_each(|restorer| restorer.object(object, start, bytes))?;
                 }
             }
             Record::File { .. } | Record::Job(_) => {}
@@ -274,6 +290,8 @@ struct Guest {
     door: Arc<Door>,
     sender: Sender,
     job: Job,
+    /// What its areas showed when it arrived.
+    known: Known,
     bodies: Vec<Body>,
     /// On its way home.
     held: Option<Vec<Frozen>>,
@@ -307,6 +325,7 @@ pub fn run(
         built,
         listener,
         job,
+        known,
     } = built;
     let mut bodies = Vec::new();
     let mut members = Vec::new();
@@ -369,6 +388,7 @@ pub fn run(
         door,
         sender,
         job,
+        known,
         bodies,
         held: None,
         asked_home: false,
@@ -971,7 +991,13 @@ impl Guest {
                 .collect()
         };
         let hidden: Vec<_> = frozen.iter().map(hidden).collect();
-        let mut description = capture::describe(frozen, vec![Vec::new(); frozen.len()], &hidden)?;
+        let mut description = capture::describe(
+            frozen,
+            vec![Vec::new(); frozen.len()],
+            &hidden,
+            areas::Purpose::Move,
+            &self.known,
+        )?;
         for (process, frozen) in description.processes.iter_mut().zip(frozen) {
             if let Some(body) = of(frozen) {
                 as_at_home(process, &body.process);
@@ -984,7 +1010,7 @@ impl Guest {
 
         let mut writer = Writer::new(ImageSink::new(self.sender.clone()))?;
         writer.job(&job)?;
-        capture::dump(frozen, &description, |process, start, bytes| {
+        capture::dump(&description, |process, start, bytes| {
             writer.pages(process, start, bytes).map_err(GuestError::from)
         })?;
         let (sink, _) = writer.finish()?;

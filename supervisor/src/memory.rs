@@ -5,7 +5,7 @@
 //!   read, write                 process_vm_readv/writev: one copy, and only what the program itself may touch
 //!   read_forced, write_forced   then /proc/PID/mem for the rest: areas without PROT_READ, code, read-only data
 //!   populated                   PAGEMAP_SCAN: the pages that exist; a 1 TiB reservation takes microseconds
-//!   dump                        an area as runs of bytes, without what is zero
+//!   dump_own, dump_shown        an area as runs of bytes: what only the process has, what the file behind it has
 //! ```
 //!
 //! The first pair stands in for the kernel's own copies (a system call on a read-only buffer must fail with `EFAULT`
@@ -23,7 +23,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use linux_raw_sys::general::{
-    PAGE_IS_GUARD, PAGE_IS_PFNZERO, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, page_region, pm_scan_arg,
+    PAGE_IS_FILE, PAGE_IS_GUARD, PAGE_IS_PFNZERO, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, page_region, pm_scan_arg,
 };
 
 use crate::proc::{Backing, MapsEntry, VmFlag};
@@ -31,7 +31,7 @@ use crate::proc::{Backing, MapsEntry, VmFlag};
 /// Bytes in a page: x86_64 has no other base size.
 pub const PAGE: u64 = 4096;
 
-/// Longest run that [`dump`] hands out, in bytes.
+/// Longest run that is handed out, in bytes.
 pub const RUN: usize = 1 << 20;
 
 /// Most pieces that one `process_vm_readv` takes (`UIO_MAXIOV`).
@@ -248,9 +248,21 @@ impl TargetMemory {
     /// Where a userfaultfd write-protects pages that do not exist yet, they count as well; they read as zero.
     ///
     /// For private memory that is all of its data. For shared memory it is what this process has touched: others may
-    /// have written more (see [`dump`]).
+    /// have written more (see [`shown`]).
     pub fn populated(&self, start: u64, end: u64) -> Pages<'_> {
         let exclude = u64::from(PAGE_IS_PFNZERO | PAGE_IS_GUARD);
+        Pages::new(
+            self,
+            start..end,
+            exclude,
+            exclude,
+            u64::from(PAGE_IS_PRESENT | PAGE_IS_SWAPPED),
+        )
+    }
+
+    /// The ranges of pages of a private mapping of a file that are copies of the process's own.
+    pub fn copied(&self, start: u64, end: u64) -> Pages<'_> {
+        let exclude = u64::from(PAGE_IS_PFNZERO | PAGE_IS_GUARD | PAGE_IS_FILE);
         Pages::new(
             self,
             start..end,
@@ -408,24 +420,24 @@ impl Iterator for Pages<'_> {
     }
 }
 
-/// Hands the contents of an area (from [`crate::proc::ProcDir::smaps`]: its flags are needed) to `sink` as runs:
-/// address and bytes, whole pages, ascending, at most [`RUN`] bytes each. What no run covers is zero. The process must
-/// be stopped, or the result is of no single instant.
+/// Hands what an area (from [`crate::proc::ProcDir::smaps`]: its flags are needed) holds of the process's own to `sink`
+/// as runs: address and bytes, whole pages, ascending, at most [`RUN`] bytes each. The process must be stopped, or the
+/// result is of no single instant.
 ///
-/// Private memory gives the pages that exist; a mapped file every page up to the file's end, so that the contents are
-/// complete without the file; shared memory without a file all that anyone has put there. Droppable memory gives
-/// nothing: its owner expects to find it empty at any time, and what it holds (`getrandom` state of the vDSO) must
-/// not exist twice. So does the kernel's own ([`MapsEntry::kernels`]).
+/// Memory without a file gives the pages that exist and are not zero; a private mapping of a file the copies that lie
+/// over the file, zero or not. Shared memory has nothing of its own ([`dump_shown`]). Droppable memory gives nothing: its
+/// owner expects to find it empty at any time, and what it holds (`getrandom` state of the vDSO) must not exist twice.
+/// So does the kernel's own ([`MapsEntry::kernels`]).
 ///
 /// # Errors
 /// [`MemoryError::Unsavable`] for device memory; [`MemoryError::Fault`] for pages that exist and cannot be read;
 /// and what `sink` returns.
-pub fn dump<E: From<MemoryError>>(
+pub fn dump_own<E: From<MemoryError>>(
     memory: &TargetMemory,
     entry: &MapsEntry,
     sink: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    if entry.kernels() || entry.flags.contains(VmFlag::Droppable) {
+    if entry.kernels() || entry.shared || entry.flags.contains(VmFlag::Droppable) {
         return Ok(());
     }
     if entry.flags.contains(VmFlag::Io) || entry.flags.contains(VmFlag::PfnMapped) {
@@ -439,25 +451,101 @@ pub fn dump<E: From<MemoryError>>(
     }
     match entry.backing() {
         Backing::Anonymous | Backing::Heap | Backing::Stack => {
-            dump_ranges(memory, memory.populated(entry.start, entry.end), sink)
+            dump_ranges(memory, memory.populated(entry.start, entry.end), Zeroes::LeaveOut, sink)
         }
-        Backing::SharedAnonymous | Backing::Memfd | Backing::SystemV if entry.shared => {
-            match shared_data(memory, entry)? {
-                Some(ranges) => dump_ranges(memory, ranges.into_iter().map(Ok), sink),
-                None => dump_whole(memory, entry, sink),
-            }
-        }
-        _ => dump_whole(memory, entry, sink),
+        _ => dump_ranges(memory, memory.copied(entry.start, entry.end), Zeroes::HandOut, sink),
     }
 }
 
-/// [`dump`] of given ranges (of whole pages, ascending), all of which must be readable: what a pre-copy round found.
+/// The parts of `wanted` (ascending, within the area) where an area shows what is behind it: not copies of the process's
+/// own, nor guards, nor, as far as that can be told, what is empty.
 ///
 /// # Errors
-/// As [`dump`].
+/// [`MemoryError`].
+pub fn shown(memory: &TargetMemory, entry: &MapsEntry, wanted: &[Range<u64>]) -> Result<Vec<Range<u64>>, MemoryError> {
+    let mut hidden = memory.guards(entry.start, entry.end).collect::<Result<Vec<_>, _>>()?;
+    if !entry.shared {
+        for range in memory.copied(entry.start, entry.end) {
+            hidden.push(range?);
+        }
+        hidden.sort_by_key(|range| range.start);
+    }
+    let ranges = without(wanted, &hidden);
+    if !matches!(
+        entry.backing(),
+        Backing::SharedAnonymous | Backing::Memfd | Backing::SystemV
+    ) {
+        return Ok(ranges);
+    }
+    Ok(match shared_data(memory, entry)? {
+        Some(data) => {
+            let empty = without(&[entry.start..entry.end], &data);
+            without(&ranges, &empty)
+        }
+        None => ranges,
+    })
+}
+
+/// Hands out what `ranges` of an area (from [`shown`]) hold, as [`dump_own`] does, up to the end of the file that is
+/// behind it, without pages of zeroes.
+///
+/// # Errors
+/// As [`dump_own`].
+pub fn dump_shown<E: From<MemoryError>>(
+    memory: &TargetMemory,
+    entry: &MapsEntry,
+    ranges: &[Range<u64>],
+    mut sink: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    for range in ranges {
+        if !dump_whole(memory, entry, range, &mut sink)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// `ranges` less `holes`; both ascend and do not overlap.
+pub fn without(ranges: &[Range<u64>], holes: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    let mut holes = holes.iter().peekable();
+    for range in ranges {
+        let mut start = range.start;
+        while let Some(hole) = holes.peek()
+            && hole.start < range.end
+        {
+            if hole.start > start {
+                left.push(start..hole.start);
+            }
+            start = start.max(hole.end);
+            if hole.end > range.end {
+                break;
+            }
+            holes.next();
+        }
+        if start < range.end {
+            left.push(start..range.end);
+        }
+    }
+    left
+}
+
+/// What [`dump_ranges`] does about pages of zeroes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroes {
+    LeaveOut,
+    /// They lie over something that is not zero.
+    HandOut,
+}
+
+/// Hands out given ranges (of whole pages, ascending), all of which must be readable.
+///
+/// # Errors
+/// As [`dump_own`].
 pub fn dump_ranges<E: From<MemoryError>>(
     memory: &TargetMemory,
     ranges: impl IntoIterator<Item = Result<Range<u64>, MemoryError>>,
+    zeroes: Zeroes,
     mut sink: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut buffer = vec![0; RUN];
@@ -471,19 +559,20 @@ pub fn dump_ranges<E: From<MemoryError>>(
             filled += length(&piece);
             pieces.push(piece);
             if filled == RUN || pieces.len() == PIECES {
-                dump_pieces(memory, &pieces, &mut buffer[..filled], &mut sink)?;
+                dump_pieces(memory, &pieces, zeroes, &mut buffer[..filled], &mut sink)?;
                 pieces.clear();
                 filled = 0;
             }
         }
     }
-    dump_pieces(memory, &pieces, &mut buffer[..filled], &mut sink)
+    dump_pieces(memory, &pieces, zeroes, &mut buffer[..filled], &mut sink)
 }
 
 /// Reads `pieces`, together as long as `buffer`, in one call if the program may read them, and hands them out.
 fn dump_pieces<E: From<MemoryError>>(
     memory: &TargetMemory,
     pieces: &[Range<u64>],
+    zeroes: Zeroes,
     buffer: &mut [u8],
     sink: &mut impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -495,23 +584,27 @@ fn dump_pieces<E: From<MemoryError>>(
         if offset > done {
             memory.read_all(piece.start, bytes)?;
         }
-        emit(piece.start, bytes, sink)?;
+        match zeroes {
+            Zeroes::LeaveOut => emit(piece.start, bytes, sink)?,
+            Zeroes::HandOut => sink(piece.start, bytes)?,
+        }
     }
     Ok(())
 }
 
-/// Every page of the area, up to where its file ends.
+/// Every page of `range`, up to where the file behind the area ends. False: it ended.
 fn dump_whole<E: From<MemoryError>>(
     memory: &TargetMemory,
     entry: &MapsEntry,
-    mut sink: impl FnMut(u64, &[u8]) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut buffer = vec![0; RUN];
-    let mut address = entry.start;
-    while address < entry.end {
-        let wanted = RUN.min((entry.end - address) as usize);
+    range: &Range<u64>,
+    sink: &mut impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<bool, E> {
+    let mut buffer = vec![0; RUN.min(length(range))];
+    let mut address = range.start;
+    while address < range.end {
+        let wanted = RUN.min((range.end - address) as usize);
         let done = memory.read_forced(address, &mut buffer[..wanted])? & !(PAGE as usize - 1);
-        emit(address, &buffer[..done], &mut sink)?;
+        emit(address, &buffer[..done], sink)?;
         address += done as u64;
         if done < wanted {
             // Behind the end of the file no page can be there, and the last one cannot be read either. Anything else
@@ -520,10 +613,10 @@ fn dump_whole<E: From<MemoryError>>(
             if behind || memory.read_forced(entry.end - PAGE, &mut buffer[..1])? == 1 {
                 return Err(memory.fault(address).into());
             }
-            break;
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Hands out what is not zero of `bytes` (whole pages) at `address`.
@@ -550,7 +643,7 @@ fn emit<E>(address: u64, bytes: &[u8], sink: &mut impl FnMut(u64, &[u8]) -> Resu
 fn shared_data(memory: &TargetMemory, entry: &MapsEntry) -> Result<Option<Vec<Range<u64>>>, MemoryError> {
     let path = format!("/proc/{}/map_files/{:x}-{:x}", memory.pid, entry.start, entry.end);
     let Ok(file) = File::open(path) else {
-        if entry.end - entry.start > SHARED_LIMIT {
+        if entry.shared && entry.end - entry.start > SHARED_LIMIT {
             let reason = "so much shared memory can only be saved with CAP_CHECKPOINT_RESTORE (or by root)";
             return Err(MemoryError::Unsavable {
                 pid: memory.pid,
@@ -650,13 +743,12 @@ mod tests {
             entry
         }
 
-        /// What [`dump`] says: (page, first byte, pages) of each run.
+        /// What [`dump_own`] and then [`dump_shown`] say: (page, first byte, pages) of each run.
         fn dumped(&self) -> Vec<(u64, u8, usize)> {
             let mut runs = Vec::new();
-            dump(&memory(), &self.entry(), |address, bytes| -> Result<(), MemoryError> {
+            dump_all(&memory(), &self.entry(), |address, bytes| {
                 assert!(bytes.len() <= RUN);
                 runs.push(((address - self.start) / PAGE, bytes[0], bytes.len() / PAGE as usize));
-                Ok(())
             })
             .unwrap();
             runs
@@ -681,6 +773,19 @@ mod tests {
             // SAFETY: nothing in Rust refers to this memory.
             unsafe { rustix::mm::munmap(self.start as *mut _, self.length).unwrap() };
         }
+    }
+
+    fn dump_all(memory: &TargetMemory, entry: &MapsEntry, mut sink: impl FnMut(u64, &[u8])) -> Result<(), MemoryError> {
+        let mut sink = |address, bytes: &[u8]| -> Result<(), MemoryError> {
+            sink(address, bytes);
+            Ok(())
+        };
+        dump_own(memory, entry, &mut sink)?;
+        if entry.inode == 0 {
+            return Ok(());
+        }
+        let ranges = shown(memory, entry, std::slice::from_ref(&(entry.start..entry.end)))?;
+        dump_shown(memory, entry, &ranges, sink)
     }
 
     fn memory() -> TargetMemory {
@@ -839,12 +944,7 @@ mod tests {
         };
         mapping.fill(0, 1);
         assert_eq!(mapping.dumped(), []);
-        assert!(
-            crate::areas::capture(&mapping.entry())
-                .unwrap()
-                .advice
-                .contains(&libc::MADV_WIPEONFORK)
-        );
+        assert!(mapping.entry().flags.contains(VmFlag::Droppable));
     }
 
     #[test]
@@ -868,11 +968,12 @@ mod tests {
         assert_eq!(mapping.dumped(), [(10, 1, 1), (20, 2, 1)]);
         assert_eq!(mapping.entry().backing(), Backing::SharedAnonymous);
         let mut runs = 0;
-        let count = |_, _: &[u8]| -> Result<(), MemoryError> {
+        let mut count = |_, _: &[u8]| -> Result<(), MemoryError> {
             runs += 1;
             Ok(())
         };
-        dump_whole(&memory(), &mapping.entry(), count).unwrap();
+        let range = mapping.start..mapping.end();
+        assert!(dump_whole(&memory(), &mapping.entry(), &range, &mut count).unwrap());
         assert_eq!(runs, 2, "the way without privilege");
     }
 
@@ -883,9 +984,13 @@ mod tests {
         file.write_all_at(b"end", 16384).unwrap();
         let mapping = Mapping::new(20, RW, MapFlags::PRIVATE, Some((file.as_fd(), 4096)));
         mapping.fill(0, 3);
-        assert_eq!(mapping.dumped(), [(0, 3, 2), (3, b'e', 1)]);
+        assert_eq!(mapping.dumped(), [(0, 3, 1), (1, 7, 1), (3, b'e', 1)]);
         mapping.protect(MprotectFlags::empty());
-        assert_eq!(mapping.dumped(), [(0, 3, 2), (3, b'e', 1)]);
+        assert_eq!(mapping.dumped(), [(0, 3, 1), (1, 7, 1), (3, b'e', 1)]);
+        mapping.protect(MprotectFlags::READ | MprotectFlags::WRITE);
+        mapping.fill(1, 0);
+        let copies = [(0, 3, 2), (3, b'e', 1)];
+        assert_eq!(mapping.dumped(), copies, "a copy of zeroes lies over the file");
 
         let memfd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let file = File::from(memfd);
@@ -902,12 +1007,9 @@ mod tests {
     fn the_whole_process_can_be_dumped() {
         let memory = memory();
         for entry in ProcDir::open(memory.pid).unwrap().smaps().unwrap() {
-            let mut last = entry.start;
-            let result = dump(&memory, &entry, |address, bytes| -> Result<(), MemoryError> {
-                assert!(address >= last && address.is_multiple_of(PAGE) && bytes.len().is_multiple_of(PAGE as usize));
-                last = address + bytes.len() as u64;
-                assert!(last <= entry.end);
-                Ok(())
+            let result = dump_all(&memory, &entry, |address, bytes| {
+                assert!(address.is_multiple_of(PAGE) && bytes.len().is_multiple_of(PAGE as usize));
+                assert!(entry.start <= address && address + bytes.len() as u64 <= entry.end);
             });
             // Other tests unmap memory meanwhile.
             assert!(matches!(result, Ok(()) | Err(MemoryError::Fault { .. })), "{result:?}");

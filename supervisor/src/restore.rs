@@ -13,12 +13,12 @@
 //! process as it is; what unmaps them is a script in the vrun area. Areas are mapped with their final protection at
 //! once: contents are written through `/proc/PID/mem`, which may write to private memory whatever its protection.
 
-use crate::areas::{self, map};
+use crate::areas::{self, AreaError, Kept, Objects, Origin, map};
 use crate::attributes;
 use crate::proc::{self, ProcDir};
 use crate::registers;
 use std::ops::Range;
-use vrun_image::state::{Process, Thread, Vdso};
+use vrun_image::state::{Area, Job, Process, Thread, Vdso};
 use vrun_shim::tracee::RseqConfiguration;
 use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area, vdso, xstate};
 
@@ -49,6 +49,8 @@ pub enum RestoreError {
     #[error("the program's vDSO cannot be served by this kernel: {0}")]
     Vdso(#[from] vdso::VdsoError),
     #[error(transparent)]
+    Areas(#[from] AreaError),
+    #[error(transparent)]
     Xstate(#[from] xstate::XstateError),
     #[error("cannot set the OOM score of the new process: {0}")]
     Outside(std::io::Error),
@@ -63,6 +65,7 @@ pub struct Restorer {
     region: Range<u64>,
     code_length: u64,
     home: Home,
+    objects: Objects,
     /// Where this host's own vDSO is now, if the program does not know of it.
     pub foreign_vdso: Option<Range<u64>>,
 }
@@ -118,7 +121,7 @@ impl Special {
 
 impl Restorer {
     /// Clears the stopped process and gives it the image's address space, still empty.
-    pub fn begin(tracee: Tracee, process: &Process, home: Home) -> Result<Self> {
+    pub fn begin(tracee: Tracee, process: &Process, home: Home, objects: Objects) -> Result<Self> {
         let maps = ProcDir::open(tracee.tid())?.maps()?;
         let special = Special::of(&maps).ok_or(RestoreError::NoVdso)?;
         let injection = Injection::begin(tracee)?;
@@ -134,11 +137,7 @@ impl Restorer {
                 .is_some_and(|image| image.code == here && same_shape(image, &special));
 
         // Everything that is or will be in use; holes between are free for the restorer and for our vDSO.
-        let mut occupied: Vec<Range<u64>> = maps.iter().map(|entry| entry.start..entry.end).collect();
-        occupied.extend(process.memory.areas.iter().map(|area| area.start..area.end));
-        occupied.extend(process.memory.vdso.iter().map(vdso_range));
-        occupied.push(area::START..area::END);
-        occupied.push(crate::deputy::SCRATCH_AREA);
+        let mut occupied = occupied(&maps, std::slice::from_ref(process));
         let whole = special.whole();
         let aside = find_hole(&mut occupied, whole.end - whole.start)?;
 
@@ -149,13 +148,14 @@ impl Restorer {
             special: &special,
             aside: &aside,
             in_place,
+            objects: &objects,
         };
         // The scripts' sizes do not depend on where they lie: drafts tell how much room they need.
         let own = process
             .threads
             .iter()
             .map(|thread| thread_script(process, thread, home, 0));
-        let drafts = [plan.clear_and_map(0..0, 0), finish_script(process, home, 0)];
+        let drafts = [plan.clear_and_map(0..0, 0), finish_script(process, home, &objects, 0)];
         let (mut code_length, mut data_length) = (0, 0);
         for draft in drafts.into_iter().chain(own) {
             code_length = draft.code_bound().max(code_length).next_multiple_of(area::PAGE);
@@ -180,6 +180,7 @@ impl Restorer {
             region,
             code_length,
             home,
+            objects,
             foreign_vdso,
         })
     }
@@ -192,6 +193,11 @@ impl Restorer {
     /// Puts contents in place.
     pub fn pages(&self, start: u64, bytes: &[u8]) -> Result<()> {
         Ok(self.injection.write(start, bytes)?)
+    }
+
+    /// Puts contents of what areas show in place. Only the restorer of the first process takes them.
+    pub fn object(&self, number: u32, offset: u64, bytes: &[u8]) -> Result<()> {
+        Ok(self.objects.write(&self.injection, number, offset, bytes)?)
     }
 
     /// Restores everything else and holds the process just before its first instruction. `parked` are the other threads of
@@ -210,7 +216,7 @@ impl Restorer {
             threads.push(self.injection.beside(*tracee)?);
         }
         let data = self.region.start + self.code_length;
-        let script = finish_script(process, self.home, data);
+        let script = finish_script(process, self.home, &self.objects, data);
         self.injection.run_at(&script, self.region.start)?;
         // The leader last: the others may need the rights that it gives up in the end.
         let leader = (&self.injection, &process.threads[0]);
@@ -295,6 +301,7 @@ struct Plan<'a> {
     /// Where our own vDSO waits while the process is cleared, and stays if the program's is another one.
     aside: &'a Range<u64>,
     in_place: bool,
+    objects: &'a Objects,
     /// What our own libc registered.
     rseq: Option<RseqConfiguration>,
 }
@@ -305,6 +312,7 @@ impl Plan<'_> {
         attributes::identity::before_mapping(&mut script);
         forget_pointers(&mut script, self.rseq);
         let mut keep = vec![area::START..area::END, region];
+        keep.extend(self.objects.windows().iter().cloned());
         let whole = self.special.whole();
         if self.home == Home::Deputy {
             keep.extend(self.special.parts.iter().cloned());
@@ -329,7 +337,7 @@ impl Plan<'_> {
                 );
             }
         }
-        areas::map_steps(&mut script, &self.process.memory.areas);
+        areas::map_steps(&mut script, &self.process.memory, self.objects);
         script
     }
 }
@@ -384,9 +392,53 @@ fn vdso_range(image: &Vdso) -> Range<u64> {
     start..image.start + image.code.len() as u64
 }
 
+/// What the address spaces of processes use, and will use, and what is ours there.
+pub(crate) fn occupied(maps: &[proc::MapsEntry], processes: &[Process]) -> Vec<Range<u64>> {
+    let mut occupied: Vec<Range<u64>> = maps.iter().map(|entry| entry.start..entry.end).collect();
+    for process in processes {
+        occupied.extend(process.memory.areas.iter().map(|area| area.start..area.end));
+        occupied.extend(process.memory.vdso.iter().map(vdso_range));
+    }
+    occupied.push(area::START..area::END);
+    occupied.push(crate::deputy::SCRATCH_AREA);
+    occupied
+}
+
+/// Makes what the areas of a job show, in the process that all others will be cloned from. `open` gives that process's
+/// descriptor of one of the job's open files.
+pub fn objects(injection: &Injection, job: &Job, origin: Origin, open: &dyn Fn(u32) -> Option<i32>) -> Result<Objects> {
+    let maps = ProcDir::open(injection.tracee().tid())?.maps()?;
+    let mut occupied = occupied(&maps, &job.processes);
+    let areas = areas_of(job);
+    Ok(Objects::create(
+        injection,
+        &mut occupied,
+        &job.shared,
+        &areas,
+        origin,
+        open,
+    )?)
+}
+
+/// The same in a deputy, of what the process `index` shows. Its leader is left as it was.
+pub fn deputy_objects(tracee: Tracee, job: &Job, index: usize, kept: &Kept) -> Result<Objects> {
+    let maps = ProcDir::open(tracee.tid())?.maps()?;
+    let injection = Injection::begin(tracee)?;
+    injection.ensure_area(crate::capture::syscall_instruction(&injection, &maps)?)?;
+    let mut occupied = occupied(&maps, &job.processes);
+    let areas = areas_of(job);
+    let objects = Objects::create_in_deputy(&injection, &mut occupied, &job.shared, &areas, index, kept);
+    injection.finish()?;
+    Ok(objects?)
+}
+
+fn areas_of(job: &Job) -> Vec<&[Area]> {
+    job.processes.iter().map(|process| &process.memory.areas[..]).collect()
+}
+
 /// Finds `length` free bytes and takes them. The search starts far from where kernels put stacks (which grow into the
 /// holes below them), the heap and libraries.
-fn find_hole(occupied: &mut Vec<Range<u64>>, length: u64) -> Result<Range<u64>> {
+pub(crate) fn find_hole(occupied: &mut Vec<Range<u64>>, length: u64) -> Result<Range<u64>> {
     const FROM: u64 = 0x1000_0000_0000;
     occupied.sort_by_key(|range| range.start);
     let mut start = FROM;
@@ -458,9 +510,9 @@ pub(crate) fn clear(script: &mut Script, mut keep: Vec<Range<u64>>) {
 }
 
 /// What the leader does for the whole process between the contents and the registers. All signals are blocked.
-fn finish_script(process: &Process, home: Home, data_base: u64) -> Script {
+fn finish_script(process: &Process, home: Home, objects: &Objects, data_base: u64) -> Script {
     let mut script = Script::new(data_base);
-    areas::property_steps(&mut script, &process.memory.areas);
+    areas::property_steps(&mut script, &process.memory, objects);
     let executable = match home {
         Home::Here { executable } => executable,
         Home::Away | Home::Deputy => None,

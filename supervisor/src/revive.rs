@@ -8,6 +8,7 @@
 //!
 //! Nothing is started before the first pass is through: a damaged image or a missing file leaves no trace.
 
+use crate::areas::Origin;
 use crate::capture;
 use crate::config::Config;
 use crate::control::ErrorCode;
@@ -16,7 +17,7 @@ use crate::filter;
 use crate::guest::{GuestError, fill, install_filter};
 use crate::job::ImageSource;
 use crate::notify::Listener;
-use crate::restore::{Home, Restored, Restorer};
+use crate::restore::{self, Home, Restored, Restorer};
 use crate::tree;
 use crate::vessel::{Specification, Vessel, World};
 use rustix::fs::{FileType, fstat};
@@ -162,13 +163,18 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         tracee.wait_interrupted()?;
         let injection = capture::take_over(tracee)?;
         let listener = install_filter(&injection, &filter::restored()?, vessel.socket)?;
+        let objects = restore::objects(&injection, &job, Origin::Files, &|file| {
+            opened.file(file).map(|file| file.as_raw_fd())
+        })?;
+        let mut heirs: Vec<_> = job.processes.iter().skip(1).map(|_| objects.heir()).rev().collect();
+        heirs.push(objects);
         let mut restorers = Vec::with_capacity(job.processes.len());
         for (index, tracee) in tree::grow(injection, &job)?.into_iter().enumerate() {
             let process = &job.processes[index];
             let home = Home::Here {
                 executable: executables.number(index),
             };
-            let restorer = Restorer::begin(tracee, process, home)?;
+            let restorer = Restorer::begin(tracee, process, home, heirs.pop().unwrap_or_default())?;
             let mut script = Script::new(area::DATA.start);
             let directory = script.data(opened.working_directories[index].as_bytes_with_nul());
             if index > 0 {

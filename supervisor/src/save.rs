@@ -7,6 +7,7 @@
 //!
 //! Any failure before that lets the job go on.
 
+use crate::areas;
 use crate::away::Office;
 use crate::capture::{self, FrozenJob};
 use crate::config::Config;
@@ -66,7 +67,13 @@ fn write_image<W: Write>(
     let pid = frozen.processes[0].pid();
     let pids: Vec<i32> = frozen.processes.iter().map(|process| process.pid()).collect();
     let descriptors = descriptors::capture(&pids, content.with_files)?;
-    let mut captured = capture::describe(&frozen.processes, descriptors.slots.clone(), &[])?;
+    let mut captured = capture::describe(
+        &frozen.processes,
+        descriptors.slots.clone(),
+        &[],
+        areas::Purpose::Save,
+        &areas::Known::default(),
+    )?;
     let mut zombies = frozen.zombies.clone();
     office.outside.apply(&mut captured.processes, &mut zombies);
     let mut job = office
@@ -79,12 +86,13 @@ fn write_image<W: Write>(
         )
         .map_err(rolled_back)?;
     job.zombies = zombies;
+    job.shared.clone_from(&captured.shared);
     let mut writer = Writer::new(inner).map_err(image_error)?;
     if let Some(level) = content.compress {
         writer.compress(level).map_err(image_error)?;
     }
     writer.job(&job).map_err(image_error)?;
-    let dumped = capture::dump(&frozen.processes, &captured, |process, start, bytes| {
+    let dumped = capture::dump(&captured, |process, start, bytes| {
         writer.pages(process, start, bytes).map_err(GuestError::from)
     });
     dumped.map_err(|error| match error {

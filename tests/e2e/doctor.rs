@@ -227,7 +227,10 @@ fn small_programs(world: &World) -> Result<()> {
         );
         let later = a.run(["vrun", "-v", "--", "env", &path])?;
         ensure!(later.status == Status::Exit(126), "{name}, later: {later:?}");
-        ensure!(later.stderr.contains("Operation not permitted"), "{name}, later: {later:?}");
+        ensure!(
+            later.stderr.contains("Operation not permitted"),
+            "{name}, later: {later:?}"
+        );
         ensure!(
             later.stderr.contains("was not executed: it is a 32-bit program"),
             "{name}, later: {later:?}"

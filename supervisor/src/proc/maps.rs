@@ -106,6 +106,10 @@ pub struct MapsEntry {
     pub deleted: bool,
     /// Empty if it was read from `maps`.
     pub flags: VmFlags,
+    /// Bytes of the kernel's pages (`KernelPageSize`); 0 if it was read from `maps`.
+    pub page_size: u64,
+    /// `ProtectionKey`; 0 where the CPU has none.
+    pub key: u32,
 }
 
 /// What an area is made of, which says how it is dumped and rebuilt.
@@ -201,6 +205,8 @@ impl MapsEntry {
             deleted: whole.is_some(),
             path: whole.map(<[u8]>::to_vec).unwrap_or(path),
             flags: VmFlags::default(),
+            page_size: 0,
+            key: 0,
         })
     }
 }
@@ -215,8 +221,14 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<MapsEntry>, Malformed> {
         // The lines that smaps adds start with a capital letter, an area's with its address in lower case.
         if !line[0].is_ascii_uppercase() {
             entries.push(MapsEntry::parse(line).ok_or_else(|| Malformed::new("smaps", line))?);
-        } else if let (Some(codes), Some(entry)) = (line.strip_prefix(b"VmFlags:"), entries.last_mut()) {
-            entry.flags = VmFlags::parse(codes);
+        } else if let Some(entry) = entries.last_mut() {
+            if let Some(codes) = line.strip_prefix(b"VmFlags:") {
+                entry.flags = VmFlags::parse(codes);
+            } else if let Some(size) = line.strip_prefix(b"KernelPageSize:") {
+                entry.page_size = words(size).next().and_then(number).unwrap_or(0) << 10;
+            } else if let Some(key) = line.strip_prefix(b"ProtectionKey:") {
+                entry.key = words(key).next().and_then(number).unwrap_or(0);
+            }
         }
     }
     Ok(entries)

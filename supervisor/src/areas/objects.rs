@@ -1,0 +1,853 @@
+//! What areas show: files, memfds, shared anonymous memory. One object may be shown by many areas of many processes, and
+//! stays one.
+//!
+//! ```text
+//!   Catalogue::new    every mapping that shows the same inode shows the same object
+//!   Catalogue::dump   each page of an object once, from the first area that shows it as it is; then the processes' own
+//!   ────────────────
+//!   Objects::create   in the first process, before any other is made from it: a *window* through which an object can
+//!                     be filled and mapped again (`mremap` with an old length of 0), or a descriptor
+//!   Objects::heir     the same in a process that was cloned from it
+//!   map_area          from the window or the descriptor
+//!   ────────────────
+//!   Kept              the windows that a deputy keeps of what it shared, for the return
+//! ```
+//!
+//! A file that is found again unchanged is mapped again; else a memfd with the contents of the image stands in for it.
+
+use super::{area_of, huge_flags, reason};
+use crate::memory::{self, MemoryError, PAGE, TargetMemory};
+use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, VmFlag};
+use crate::restore::find_hole;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use vrun_image::state::{Area, AreaKind, FileMapping, SharedKind, SharedMemory, Slot};
+use vrun_shim::{Expect, Injection, Script, TraceError, area};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AreaError {
+    /// What cannot be captured or restored, as a sentence.
+    #[error("{0}")]
+    Unsupported(String),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+}
+
+type Result<T> = std::result::Result<T, AreaError>;
+
+fn unsupported<T>(reason: impl Into<String>) -> Result<T> {
+    Err(AreaError::Unsupported(reason.into()))
+}
+
+/// What the areas are captured for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Descriptors are captured too, and the files are there again.
+    Save,
+    /// Descriptors and files stay at home.
+    Move,
+}
+
+/// A stopped process whose areas are captured.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub pid: i32,
+    /// From smaps.
+    pub maps: &'a [MapsEntry],
+    /// Its descriptors, if they are captured.
+    pub slots: &'a [Slot],
+    /// Areas in there are not the program's.
+    pub hidden: &'a [Range<u64>],
+}
+
+/// The objects of a job that was restored here and goes on elsewhere: they keep their numbers and their kinds.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    pub shared: Vec<SharedMemory>,
+    /// Device and inode that each has here, if it has any.
+    pub identities: Vec<Option<(u64, u64)>>,
+}
+
+/// An area and what it shows.
+#[derive(Debug)]
+struct Shows {
+    entry: MapsEntry,
+    /// Object, and the offset in it.
+    object: Option<(u32, u64)>,
+}
+
+/// The areas of a job's processes.
+#[derive(Debug)]
+pub struct Catalogue {
+    pub shared: Vec<SharedMemory>,
+    /// Of each process.
+    pub areas: Vec<Vec<Area>>,
+    shows: Vec<(i32, Vec<Shows>)>,
+}
+
+impl Catalogue {
+    /// Looks at all processes of a job, which are stopped.
+    ///
+    /// # Errors
+    /// [`AreaError::Unsupported`] names what cannot be captured for this purpose.
+    pub fn new(views: &[View<'_>], purpose: Purpose, known: &Known) -> Result<Self> {
+        let mut finder = Finder {
+            purpose,
+            views,
+            numbers: HashMap::new(),
+            shared: known.shared.clone(),
+            open: None,
+        };
+        for (number, identity) in known.identities.iter().enumerate() {
+            finder
+                .numbers
+                .extend(identity.map(|identity| (identity, number as u32)));
+        }
+        let known = finder.shared.len();
+        let (mut areas, mut shows) = (Vec::new(), Vec::new());
+        for view in views {
+            let (own, shown) = finder.process(view, known)?;
+            areas.push(own);
+            shows.push((view.pid, shown));
+        }
+        Ok(Self {
+            shared: finder.shared,
+            areas,
+            shows,
+        })
+    }
+
+    /// Sends all contents to `sink`: the process's number and an address, or for objects, whose numbers follow those of
+    /// the processes, an offset; whole pages, at most [`memory::RUN`] bytes each.
+    ///
+    /// # Errors
+    /// [`MemoryError`], and what `sink` returns.
+    pub fn dump<E: From<MemoryError>>(
+        &self,
+        mut sink: impl FnMut(u32, u64, &[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut done: Vec<Vec<Range<u64>>> = vec![Vec::new(); self.shared.len()];
+        let processes = self.shows.len() as u32;
+        for (number, (pid, shows)) in self.shows.iter().enumerate() {
+            let memory = TargetMemory::open(*pid)?;
+            for Shows { entry, object } in shows {
+                memory::dump_own(&memory, entry, |start, bytes| sink(number as u32, start, bytes))?;
+                let Some((object, offset)) = *object else { continue };
+                if !self.shared[object as usize].kind.is_stored() {
+                    continue;
+                }
+                // Addresses of this area, less what an earlier one has shown.
+                let done = &mut done[object as usize];
+                let to_address = |range: &Range<u64>| {
+                    let address = |at: u64| at.clamp(offset, offset + (entry.end - entry.start)) - offset + entry.start;
+                    address(range.start)..address(range.end)
+                };
+                let seen: Vec<_> = done.iter().map(to_address).filter(|range| !range.is_empty()).collect();
+                let wanted = memory::without(std::slice::from_ref(&(entry.start..entry.end)), &seen);
+                let ranges = memory::shown(&memory, entry, &wanted)?;
+                memory::dump_shown(&memory, entry, &ranges, |start, bytes| {
+                    sink(processes + object, start - entry.start + offset, bytes)
+                })?;
+                let to_offset = |at: u64| at - entry.start + offset;
+                done.extend(ranges.iter().map(|range| to_offset(range.start)..to_offset(range.end)));
+                join(done);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sorts ranges and joins neighbours.
+fn join(ranges: &mut Vec<Range<u64>>) {
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges.drain(..) {
+        match joined.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    *ranges = joined;
+}
+
+struct Finder<'a> {
+    purpose: Purpose,
+    views: &'a [View<'a>],
+    /// Objects by device and inode.
+    numbers: HashMap<(u64, u64), u32>,
+    shared: Vec<SharedMemory>,
+    /// What descriptors of the job lead to: device, inode, and the open file if it is captured.
+    open: Option<HashMap<(u64, u64), Option<u32>>>,
+}
+
+impl Finder<'_> {
+    fn process(&mut self, view: &View<'_>, known: usize) -> Result<(Vec<Area>, Vec<Shows>)> {
+        let memory = TargetMemory::open(view.pid)?;
+        let guards = memory
+            .guards(0, area::USER_END)
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let (mut areas, mut shows) = (Vec::new(), Vec::new());
+        let ours = area::START..area::END;
+        for entry in view.maps {
+            let hidden = ours.contains(&entry.start) || view.hidden.iter().any(|range| range.contains(&entry.start));
+            if hidden || entry.kernels() {
+                continue;
+            }
+            if let Some(reason) = reason(entry) {
+                return unsupported(reason);
+            }
+            if self.purpose == Purpose::Move && entry.flags.contains(VmFlag::Sealed) {
+                let (start, end) = (entry.start, entry.end);
+                return unsupported(format!(
+                    "it has sealed memory (mseal) at {start:#x}-{end:#x}, which cannot leave"
+                ));
+            }
+            let object = self.object(view, &memory, entry, known)?;
+            let kind = match (object, entry.backing()) {
+                (Some((object, offset)), Backing::SharedAnonymous) => AreaKind::Shared { object, offset },
+                (Some((object, offset)), _) => AreaKind::File(FileMapping {
+                    path: entry.path.clone(),
+                    offset,
+                    device: entry.device,
+                    inode: entry.inode,
+                    object,
+                }),
+                (None, Backing::Heap) => AreaKind::Heap,
+                (None, Backing::Stack) => AreaKind::Stack,
+                (None, _) => AreaKind::Anonymous,
+            };
+            let inside = guards
+                .iter()
+                .map(|guard| (guard.start.max(entry.start), guard.end.min(entry.end)))
+                .filter(|(start, end)| start < end);
+            areas.push(area_of(entry, kind, inside.collect()));
+            shows.push(Shows {
+                entry: entry.clone(),
+                object,
+            });
+        }
+        Ok((areas, shows))
+    }
+
+    /// The object that an area shows, and the offset.
+    fn object(
+        &mut self,
+        view: &View<'_>,
+        memory: &TargetMemory,
+        entry: &MapsEntry,
+        known: usize,
+    ) -> Result<Option<(u32, u64)>> {
+        if matches!(entry.backing(), Backing::Anonymous | Backing::Heap | Backing::Stack) {
+            return Ok(None);
+        }
+        let identity = (entry.device, entry.inode);
+        let number = match self.numbers.get(&identity) {
+            Some(number) => *number,
+            None => {
+                let kind = self.kind(view, entry)?;
+                let number = self.shared.len() as u32;
+                self.shared.push(SharedMemory { size: 0, kind });
+                self.numbers.insert(identity, number);
+                number
+            }
+        };
+        if number as usize >= known {
+            let written = entry.shared && entry.flags.contains(VmFlag::MayWrite);
+            self.widen(number as usize, view, memory, entry, written)?;
+        }
+        Ok(Some((number, entry.offset)))
+    }
+
+    fn kind(&mut self, view: &View<'_>, entry: &MapsEntry) -> Result<SharedKind> {
+        let huge_page = match entry.flags.contains(VmFlag::HugeTlb) {
+            true => entry.page_size,
+            false => 0,
+        };
+        if entry.backing() == Backing::SharedAnonymous {
+            if huge_page != 0 && self.purpose == Purpose::Move {
+                let (start, end) = (entry.start, entry.end);
+                return unsupported(format!("it shares huge pages (hugetlb) at {start:#x}-{end:#x}"));
+            }
+            return Ok(SharedKind::Anonymous { huge_page });
+        }
+        if entry.backing() == Backing::File
+            && !entry.deleted
+            && let Some(metadata) = metadata_in(view.pid, &entry.path)
+            && metadata.ino() == entry.inode
+        {
+            return Ok(SharedKind::File {
+                path: entry.path.clone(),
+                modified: modified(&metadata),
+                written: false,
+            });
+        }
+        if self.purpose == Purpose::Save
+            && let Some(Some(file)) = self.open()?.get(&(entry.device, entry.inode))
+        {
+            return Ok(SharedKind::Open { file: *file });
+        }
+        let name = entry.path.strip_prefix(b"/memfd:").unwrap_or(&entry.path);
+        Ok(SharedKind::Unnamed {
+            name: name.to_vec(),
+            huge_page,
+        })
+    }
+
+    /// Lets an object be as large, and as changeable, as an area shows it.
+    fn widen(
+        &mut self,
+        number: usize,
+        view: &View<'_>,
+        memory: &TargetMemory,
+        entry: &MapsEntry,
+        write: bool,
+    ) -> Result<()> {
+        let name = String::from_utf8_lossy(&entry.path);
+        let at = format!("{:#x}-{:#x}", entry.start, entry.end);
+        let end = entry.offset + (entry.end - entry.start);
+        match &mut self.shared[number].kind {
+            SharedKind::File { written, .. } => {
+                if write && self.purpose == Purpose::Move {
+                    return unsupported(format!("it has {name} mapped shared and writable at {at}"));
+                }
+                *written |= write;
+                let size = metadata_in(view.pid, &entry.path).map_or(end, |metadata| metadata.len());
+                self.shared[number].size = size;
+            }
+            SharedKind::Unnamed { .. } => {
+                if write && self.purpose == Purpose::Move && self.open()?.contains_key(&(entry.device, entry.inode)) {
+                    return unsupported(format!("it has {name} open, and mapped shared and writable at {at}"));
+                }
+                let end = entry.offset + (readable_end(memory, entry)? - entry.start);
+                let size = &mut self.shared[number].size;
+                *size = end.max(*size);
+            }
+            SharedKind::Anonymous { .. } | SharedKind::Open { .. } | SharedKind::SystemV { .. } => {
+                let size = &mut self.shared[number].size;
+                *size = end.max(*size);
+            }
+        }
+        Ok(())
+    }
+
+    /// What descriptors of the job lead to.
+    fn open(&mut self) -> Result<&HashMap<(u64, u64), Option<u32>>> {
+        if self.open.is_none() {
+            let mut open = HashMap::new();
+            for view in self.views {
+                for number in ProcDir::open(view.pid)?.list("fd")? {
+                    // It may be one that nobody may look at.
+                    let Ok(metadata) = std::fs::metadata(format!("/proc/{}/fd/{number}", view.pid)) else {
+                        continue;
+                    };
+                    let slot = view.slots.iter().find(|slot| slot.number == number);
+                    let file: &mut Option<u32> = open.entry((metadata.dev(), metadata.ino())).or_default();
+                    *file = file.or(slot.map(|slot| slot.file));
+                }
+            }
+            self.open = Some(open);
+        }
+        Ok(self.open.as_ref().expect("it was just made"))
+    }
+}
+
+/// The address in an area behind which the file that it shows has ended.
+fn readable_end(memory: &TargetMemory, entry: &MapsEntry) -> std::result::Result<u64, MemoryError> {
+    let readable = |page: u64| Ok::<_, MemoryError>(memory.read_forced(entry.start + page * PAGE, &mut [0])? == 1);
+    let (mut low, mut high) = (0, (entry.end - entry.start) / PAGE);
+    if readable(high - 1)? {
+        return Ok(entry.end);
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if readable(middle)? {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(entry.start + low * PAGE)
+}
+
+/// A file as a process would find it under a path.
+fn metadata_in(pid: i32, path: &[u8]) -> Option<Metadata> {
+    let mut inside = PathBuf::from(format!("/proc/{pid}/root"));
+    inside.push(OsStr::from_bytes(path.strip_prefix(b"/")?));
+    std::fs::metadata(inside).ok().filter(Metadata::is_file)
+}
+
+/// Nanoseconds since the epoch.
+fn modified(metadata: &Metadata) -> i64 {
+    metadata
+        .mtime()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(metadata.mtime_nsec())
+}
+
+/// Where the process lives that objects are made in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Where its files are.
+    Files,
+    /// A guest: it has no files.
+    Nowhere,
+}
+
+/// How an object can be mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Source {
+    /// A shared mapping of the object, from `offset` on.
+    window: Option<(u64, u64)>,
+    descriptor: Option<i32>,
+    /// The contents are those of the image, through the window.
+    filled: bool,
+    /// The descriptor is none of the job's.
+    ours: bool,
+}
+
+/// What areas of a process under construction are mapped from.
+#[derive(Debug, Default)]
+pub struct Objects {
+    sources: Vec<Source>,
+    /// All windows lie in these.
+    windows: Vec<Range<u64>>,
+    /// The windows stay until the contents are in.
+    first: bool,
+}
+
+impl Objects {
+    /// Makes the objects of a job, in a process that all others will be cloned from. `occupied` is what the address spaces
+    /// of all processes use or will use; what is taken here is added. `open` gives the process's descriptor of an open
+    /// file of the job.
+    ///
+    /// # Errors
+    /// [`AreaError::Unsupported`] names a file that is not as it was.
+    pub fn create(
+        injection: &Injection,
+        occupied: &mut Vec<Range<u64>>,
+        shared: &[SharedMemory],
+        areas: &[&[Area]],
+        origin: Origin,
+        open: &dyn Fn(u32) -> Option<i32>,
+    ) -> Result<Self> {
+        let mut objects = Self {
+            first: true,
+            ..Self::default()
+        };
+        for (number, memory) in shared.iter().enumerate() {
+            let mut shows = areas.iter().copied().flatten().filter(|area| shows(area, number));
+            let source = match shows.next() {
+                Some(area) => {
+                    let no_reserve = area.no_reserve || shows.any(|area| area.no_reserve);
+                    objects.make(injection, occupied, memory, no_reserve, origin, open)?
+                }
+                None => Source::default(),
+            };
+            objects.sources.push(source);
+        }
+        Ok(objects)
+    }
+
+    /// Those of a deputy: what it has kept, and the rest made again. `known` is how many objects the job left with.
+    ///
+    /// # Errors
+    /// As [`Self::create`]; and if it shares memory that it did not leave with.
+    pub fn create_in_deputy(
+        injection: &Injection,
+        occupied: &mut Vec<Range<u64>>,
+        shared: &[SharedMemory],
+        areas: &[&[Area]],
+        process: usize,
+        kept: &Kept,
+    ) -> Result<Self> {
+        let mut objects = Self {
+            first: true,
+            ..Self::default()
+        };
+        for (number, memory) in shared.iter().enumerate() {
+            let shown = |areas: &[Area]| areas.iter().any(|area| shows(area, number));
+            let found = kept.windows.iter().find(|(object, ..)| *object as usize == number);
+            let source = match (shown(areas[process]), found) {
+                (false, _) => Source::default(),
+                (true, Some((_, window, offset))) => {
+                    let window = objects.clear_of(injection, occupied, window.clone(), areas[process])?;
+                    Source {
+                        window: Some((window, *offset)),
+                        filled: true,
+                        ..Source::default()
+                    }
+                }
+                (true, None) => {
+                    let nowhere = |_| None;
+                    objects.make(injection, occupied, memory, false, Origin::Files, &nowhere)?
+                }
+            };
+            objects.sources.push(source);
+        }
+        // Windows of what the process does not show any more.
+        let unused = kept.windows.iter().filter(|(_, window, _)| !occupied.contains(window));
+        objects.windows.extend(unused.map(|(_, window, _)| window.clone()));
+        Ok(objects)
+    }
+
+    /// The same in a process that was cloned from the first.
+    pub fn heir(&self) -> Self {
+        Self {
+            sources: self.sources.clone(),
+            windows: self.windows.clone(),
+            first: false,
+        }
+    }
+
+    /// What must stay mapped until [`super::map_steps`].
+    pub fn windows(&self) -> &[Range<u64>] {
+        &self.windows
+    }
+
+    /// Device and inode of each object, for a job that goes on from here.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn identities(&self, pid: i32) -> std::result::Result<Vec<Option<(u64, u64)>>, ProcError> {
+        let maps = ProcDir::open(pid)?.maps()?;
+        let identity = |source: &Source| {
+            let (window, _) = source.window?;
+            let entry = maps.iter().find(|entry| entry.start == window)?;
+            Some((entry.device, entry.inode))
+        };
+        Ok(self.sources.iter().map(identity).collect())
+    }
+
+    /// Puts contents into an object; nothing if it has its own.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub fn write(
+        &self,
+        injection: &Injection,
+        object: u32,
+        offset: u64,
+        bytes: &[u8],
+    ) -> std::result::Result<(), TraceError> {
+        match self.sources.get(object as usize) {
+            Some(Source {
+                window: Some((window, from)),
+                filled: true,
+                ..
+            }) if self.first && offset >= *from => injection.write(window + (offset - from), bytes),
+            _ => Ok(()),
+        }
+    }
+
+    fn make(
+        &mut self,
+        injection: &Injection,
+        occupied: &mut Vec<Range<u64>>,
+        memory: &SharedMemory,
+        no_reserve: bool,
+        origin: Origin,
+        open: &dyn Fn(u32) -> Option<i32>,
+    ) -> Result<Source> {
+        let filled = |window, descriptor| Source {
+            window: Some((window, 0)),
+            descriptor,
+            filled: true,
+            ours: true,
+        };
+        match &memory.kind {
+            SharedKind::Anonymous { huge_page: 0 } => {
+                let window = self.window(occupied, memory.size, PAGE)?;
+                let mut script = Script::new(area::DATA.start);
+                let flags = if no_reserve { libc::MAP_NORESERVE } else { 0 };
+                show(&mut script, &window, flags | libc::MAP_ANONYMOUS, -1);
+                injection.run(&script)?;
+                Ok(filled(window.start, None))
+            }
+            SharedKind::Anonymous { huge_page } => {
+                let window = self.window(occupied, memory.size, *huge_page)?;
+                let descriptor = create_memfd(injection, b"", &window, memory.size, *huge_page)?;
+                Ok(filled(window.start, Some(descriptor)))
+            }
+            SharedKind::Unnamed { name, huge_page } => {
+                let window = self.window(occupied, memory.size, (*huge_page).max(PAGE))?;
+                let descriptor = create_memfd(injection, name, &window, memory.size, *huge_page)?;
+                Ok(filled(window.start, Some(descriptor)))
+            }
+            SharedKind::Open { file } => match open(*file) {
+                Some(descriptor) => Ok(Source {
+                    descriptor: Some(descriptor),
+                    ..Source::default()
+                }),
+                None => unsupported(format!("open file {file}, which is mapped too, is not there")),
+            },
+            SharedKind::File {
+                path,
+                modified,
+                written,
+            } => {
+                let descriptor = match origin {
+                    Origin::Files => open_file(injection, path, memory.size, *modified, *written)?,
+                    Origin::Nowhere => None,
+                };
+                if descriptor.is_some() {
+                    return Ok(Source {
+                        descriptor,
+                        ours: true,
+                        ..Source::default()
+                    });
+                }
+                if *written {
+                    let name = String::from_utf8_lossy(path);
+                    return unsupported(format!(
+                        "{name}, which the program has mapped to write to it, is not as it was; put it back"
+                    ));
+                }
+                let window = self.window(occupied, memory.size, PAGE)?;
+                let descriptor = create_memfd(injection, path, &window, memory.size, 0)?;
+                Ok(filled(window.start, Some(descriptor)))
+            }
+            SharedKind::SystemV { .. } => unsupported("System V shared memory cannot be restored yet"),
+        }
+    }
+
+    /// Finds room for a window.
+    fn window(&mut self, occupied: &mut Vec<Range<u64>>, size: u64, page: u64) -> Result<Range<u64>> {
+        let length = size.max(1).next_multiple_of(page);
+        // Room to align it in.
+        let hole =
+            find_hole(occupied, length + page - PAGE).map_err(|error| AreaError::Unsupported(error.to_string()))?;
+        let start = hole.start.next_multiple_of(page);
+        self.windows.push(start..start + length);
+        Ok(start..start + length)
+    }
+
+    /// Moves a window out of the way of areas that are to come.
+    fn clear_of(
+        &mut self,
+        injection: &Injection,
+        occupied: &mut Vec<Range<u64>>,
+        window: Range<u64>,
+        areas: &[Area],
+    ) -> Result<u64> {
+        if !areas
+            .iter()
+            .any(|area| area.start < window.end && window.start < area.end)
+        {
+            occupied.push(window.clone());
+            self.windows.push(window.clone());
+            return Ok(window.start);
+        }
+        let length = window.end - window.start;
+        let target = self.window(occupied, length, PAGE)?;
+        let mut script = Script::new(area::DATA.start);
+        move_mapping(&mut script, "move a window", window.start, length, &target);
+        injection.run(&script)?;
+        Ok(target.start)
+    }
+
+    /// Maps an area from what it shows.
+    pub(super) fn map_area(&self, script: &mut Script, area: &Area, object: u32, offset: u64, flags: i32) {
+        let source = self.sources.get(object as usize).copied().unwrap_or_default();
+        let (start, length) = (area.start, area.end - area.start);
+        let what = format!("map {} at {start:#x}, {length} bytes", name(area));
+        if let (None, Some((window, from)), true) = (source.descriptor, source.window, area.shared) {
+            let target = start..area.end;
+            move_mapping(script, &what, window + (offset - from), 0, &target);
+            let arguments = [start, length, u64::from(area.protection)];
+            script.call(format_args!("protect {start:#x}"), libc::SYS_mprotect, &arguments);
+            return;
+        }
+        let sharing = if area.shared {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
+        let flags = flags | sharing | libc::MAP_FIXED_NOREPLACE;
+        // Without a source the call fails, and says what for.
+        let descriptor = i64::from(source.descriptor.unwrap_or(-1));
+        let arguments = [
+            start,
+            length,
+            u64::from(area.protection),
+            flags as u64,
+            descriptor as u64,
+            offset,
+        ];
+        script.step(what, libc::SYS_mmap, &arguments, Expect::Exactly(start));
+    }
+
+    /// Gives back what was needed for mapping; the windows through which contents come stay.
+    pub(super) fn leave_steps(&self, script: &mut Script) {
+        let ours = self.sources.iter().filter(|source| source.ours);
+        for descriptor in ours.filter_map(|source| source.descriptor) {
+            script.call("close a mapped file", libc::SYS_close, &[descriptor as u64]);
+        }
+        if !self.first {
+            self.close_steps(script);
+        }
+    }
+
+    /// Closes the windows: the contents are in.
+    pub(super) fn fill_steps(&self, script: &mut Script) {
+        if self.first {
+            self.close_steps(script);
+        }
+    }
+
+    fn close_steps(&self, script: &mut Script) {
+        for window in &self.windows {
+            let arguments = [window.start, window.end - window.start];
+            script.call("close a window", libc::SYS_munmap, &arguments);
+        }
+    }
+}
+
+fn shows(area: &Area, number: usize) -> bool {
+    match &area.kind {
+        AreaKind::File(FileMapping { object, .. }) | AreaKind::Shared { object, .. } => *object as usize == number,
+        AreaKind::Anonymous | AreaKind::Heap | AreaKind::Stack => false,
+    }
+}
+
+fn name(area: &Area) -> String {
+    match &area.kind {
+        AreaKind::File(file) => String::from_utf8_lossy(&file.path).into_owned(),
+        _ => "shared memory".to_owned(),
+    }
+}
+
+/// Maps an object to be filled.
+fn show(script: &mut Script, window: &Range<u64>, flags: i32, descriptor: i32) {
+    let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+    let flags = (flags | libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE) as u64;
+    let length = window.end - window.start;
+    let arguments = [window.start, length, protection, flags, i64::from(descriptor) as u64, 0];
+    let what = format!("map {length} bytes of shared memory");
+    script.step(what, libc::SYS_mmap, &arguments, Expect::Exactly(window.start));
+}
+
+/// Moves a mapping, or (from a length of 0, for shared ones) maps the same once more.
+fn move_mapping(script: &mut Script, what: &str, from: u64, length: u64, target: &Range<u64>) {
+    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+    let arguments = [from, length, target.end - target.start, flags, target.start];
+    script.step(what, libc::SYS_mremap, &arguments, Expect::Exactly(target.start));
+}
+
+/// Makes a memfd in the process and maps it; gives its number there.
+fn create_memfd(injection: &Injection, name: &[u8], window: &Range<u64>, size: u64, huge_page: u64) -> Result<i32> {
+    const MFD_EXEC: u64 = 0x10;
+    // What memfd_create(2) allows.
+    let name = &name[..name.len().min(249)];
+    let mut script = Script::new(area::DATA.start);
+    let name = script.data(&[name, &[0]].concat());
+    let flags = u64::from(libc::MFD_CLOEXEC) | MFD_EXEC | huge_flags(huge_page, libc::MFD_HUGETLB);
+    let create = script.call("create a memfd", libc::SYS_memfd_create, &[name, flags]);
+    let descriptor = injection.run(&script)?[create] as i32;
+    let mut script = Script::new(area::DATA.start);
+    let size = size.next_multiple_of(huge_page.max(1));
+    script.call("size a memfd", libc::SYS_ftruncate, &[descriptor as u64, size]);
+    if size != 0 {
+        show(&mut script, window, 0, descriptor);
+    }
+    injection.run(&script)?;
+    Ok(descriptor)
+}
+
+/// Opens a file in the process if it is as it was; gives its number there.
+fn open_file(injection: &Injection, path: &[u8], size: u64, time: i64, write: bool) -> Result<Option<i32>> {
+    let pid = injection.tracee().tid();
+    let same = |metadata: &Metadata| metadata.len() == size && (write || modified(metadata) == time);
+    if !metadata_in(pid, path).is_some_and(|metadata| same(&metadata)) {
+        return Ok(None);
+    }
+    let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
+    let flags = access | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut script = Script::new(area::DATA.start);
+    let path = script.data(&[path, &[0]].concat());
+    let arguments = [libc::AT_FDCWD as u64, path, flags as u64, 0];
+    let open = script.step("open a mapped file", libc::SYS_openat, &arguments, Expect::Anything);
+    let descriptor = injection.run(&script)?[open];
+    if descriptor < 0 {
+        let error = io::Error::from_raw_os_error(-descriptor as i32);
+        tracing::debug!("a mapped file cannot be opened again: {error}");
+        return Ok(None);
+    }
+    let opened = std::fs::metadata(format!("/proc/{pid}/fd/{descriptor}"));
+    if opened.is_ok_and(|metadata| metadata.is_file() && same(&metadata)) {
+        return Ok(Some(descriptor as i32));
+    }
+    let mut script = Script::new(area::DATA.start);
+    script.call("close another file", libc::SYS_close, &[descriptor as u64]);
+    injection.run(&script)?;
+    Ok(None)
+}
+
+/// What a deputy keeps of the memory that it shared, empty, so that it is the same when it comes back.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// Object, window, and the offset that the window begins at.
+    windows: Vec<(u32, Range<u64>, u64)>,
+}
+
+impl Kept {
+    /// Maps once more, in a process whose memory has left, what it shares with others.
+    ///
+    /// # Errors
+    /// [`AreaError::Trace`].
+    pub fn keep(
+        injection: &Injection,
+        occupied: &mut Vec<Range<u64>>,
+        areas: &[Area],
+        shared: &[SharedMemory],
+    ) -> Result<Self> {
+        let mut kept = Self::default();
+        for (number, memory) in shared.iter().enumerate() {
+            let unnamed = matches!(
+                memory.kind,
+                SharedKind::Anonymous { huge_page: 0 } | SharedKind::Unnamed { huge_page: 0, .. }
+            );
+            let from = areas
+                .iter()
+                .filter(|area| unnamed && area.shared && shows(area, number))
+                .min_by_key(|area| offset(area));
+            let Some(area) = from else { continue };
+            // A mapping can be had again from where it begins; the program could get at no more of it either.
+            let length = memory.size.saturating_sub(offset(area)).next_multiple_of(PAGE);
+            if length == 0 {
+                continue;
+            }
+            let window = find_hole(occupied, length).map_err(|error| AreaError::Unsupported(error.to_string()))?;
+            let mut script = Script::new(area::DATA.start);
+            move_mapping(&mut script, "keep shared memory", area.start, 0, &window);
+            script.call("unlock it", libc::SYS_munlock, &[window.start, length]);
+            // It has left; what is mapped read-only may be given up in another process.
+            let arguments = [window.start, length, libc::MADV_REMOVE as u64];
+            script.step("give it up", libc::SYS_madvise, &arguments, Expect::Anything);
+            injection.run(&script)?;
+            kept.windows.push((number as u32, window, offset(area)));
+        }
+        Ok(kept)
+    }
+
+    /// What must stay mapped.
+    pub fn windows(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.windows.iter().map(|(_, window, _)| window.clone())
+    }
+}
+
+fn offset(area: &Area) -> u64 {
+    match &area.kind {
+        AreaKind::File(FileMapping { offset, .. }) | AreaKind::Shared { offset, .. } => *offset,
+        AreaKind::Anonymous | AreaKind::Heap | AreaKind::Stack => 0,
+    }
+}
