@@ -82,7 +82,7 @@ impl Row {
 /// Every row, by family.
 pub const ROWS: &[Row] = {
     use Family::{CallsInProgress, Descriptors, LocalIpc, Memory, SignalsAndTime, Tasks, TheRest};
-    use Fate::{Home, Refused, RefusedUnlessRoot, Survives};
+    use Fate::{Changes, Home, Refused, RefusedUnlessRoot, Survives};
     &[
         row(
             Tasks,
@@ -98,7 +98,10 @@ pub const ROWS: &[Row] = {
             "thread_attributes",
             "names, masks, alternative stacks and nice values of threads",
         ),
-        row(Tasks, "leader_exited", "a process whose first thread has ended"),
+        row(Tasks, "leader_exited", "a process whose first thread has ended").but(
+            Refused("has ended while others go on"),
+            Refused("has ended while others go on"),
+        ),
         row(Tasks, "fork_tree", "child and grandchild, joined by pipes"),
         row(Tasks, "vfork_exec", "children made by vfork and exec").but(Survives, Home),
         row(Tasks, "posix_spawn", "children made by posix_spawn").but(Survives, Home),
@@ -108,6 +111,10 @@ pub const ROWS: &[Row] = {
             Tasks,
             "controlling_terminal",
             "the controlling terminal and its foreground group",
+        )
+        .but(
+            Changes("the terminal, its modes and its foreground are those of who restores it"),
+            Survives,
         ),
         row(Tasks, "zombie", "children that ended and were not waited for"),
         row(Tasks, "subreaper", "orphans and their subreaper"),
@@ -123,9 +130,15 @@ pub const ROWS: &[Row] = {
             "anonymous memory shared between processes of the job",
         ),
         row(Memory, "file_private", "files mapped privately"),
-        row(Memory, "file_shared", "files mapped shared and writable"),
+        row(Memory, "file_shared", "files mapped shared and writable").but(
+            Survives,
+            Refused("mapped, shared and writable, a file, which others could change"),
+        ),
         row(Memory, "file_mapped_deleted", "deleted files, mapped"),
-        row(Memory, "memfd", "memfd, mapped and by descriptor"),
+        row(Memory, "memfd", "memfd, mapped and by descriptor").but(
+            Survives,
+            Refused("mapped, shared and writable, memory that it has open as a file too"),
+        ),
         row(Memory, "memfd_sealed", "sealed memfd"),
         row(Memory, "hugetlb", "huge pages (hugetlb)").but(Refused("huge pages"), Refused("huge pages")),
         row(Memory, "huge_page_advice", "transparent huge pages, wanted and not"),
@@ -150,6 +163,8 @@ pub const ROWS: &[Row] = {
         row(Descriptors, "high_descriptors", "numbers above 1,024"),
         row(Descriptors, "ten_thousand_descriptors", "10,000 descriptors"),
         row(Descriptors, "path_descriptor", "O_PATH"),
+        row(Descriptors, "path_of_link", "O_PATH of a symbolic link itself")
+            .but(Refused("is the symbolic link"), Survives),
         row(Descriptors, "deleted_file", "open files that were deleted, O_TMPFILE"),
         row(Descriptors, "renamed_file", "open files that were renamed or replaced"),
         row(

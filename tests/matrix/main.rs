@@ -32,8 +32,9 @@ use vrun_supervisor::survival::{self, Fate, Row};
 
 /// No program takes longer from the line to its end.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// No image of a row is larger: what holds no data is not stored.
+/// No image of a row is larger: what holds no data is not stored. That of 100 processes holds 100 C libraries.
 const IMAGE_MAX: u64 = 64 << 20;
+const LARGE: [(&str, u64); 1] = [("hundred_processes", 400 << 20)];
 /// Rows whose standard streams are their controlling terminal.
 const TERMINAL: [&str; 1] = ["controlling_terminal"];
 /// Rows that hold files without a name: their contents travel in the image.
@@ -167,18 +168,20 @@ fn all_ways(world: &World, row: &Row) -> [Outcome; 6] {
         Ok((end, _)) => end.clone(),
         Err(error) => return Way::ALL.map(|_| Outcome::Failed(format!("the plain run: {error:#}"))),
     };
+    let mut ways = Way::ALL.into_iter();
     runs.map(|run| {
+        let fate = ways.next().map(|way| fate(row, way, world.a.user()));
         let (end, refused) = match run {
             Ok(run) => run,
             Err(error) => return Outcome::Failed(format!("{error:#}")),
         };
-        if end != plain {
-            return Outcome::Failed(format!("it ended so:\n{end}\nand the plain run so:\n{plain}"));
-        }
-        match (refused, end.is_well()) {
-            (_, false) => Outcome::Failed(format!("the row is wrong in itself:\n{end}")),
-            (Some(reason), true) => Outcome::Refused(reason),
-            (None, true) => Outcome::Passed,
+        match (fate, refused) {
+            // It has to come to its end; what it sees is another thing.
+            (Some(Fate::Changes(what)), _) if end.status == plain.status => Outcome::Changed(what),
+            _ if end != plain => Outcome::Failed(format!("it ended so:\n{end}\nand the plain run so:\n{plain}")),
+            _ if !end.is_well() => Outcome::Failed(format!("the row is wrong in itself:\n{end}")),
+            (_, Some(reason)) => Outcome::Refused(reason),
+            (_, None) => Outcome::Passed,
         }
     })
 }
@@ -203,6 +206,16 @@ impl std::fmt::Display for End {
     }
 }
 
+/// What the table says of a row by a way.
+fn fate(row: &Row, way: Way, user: User) -> Fate {
+    match (way, if way == Way::Saved { row.saved } else { row.moved }) {
+        (Way::Plain | Way::Vrun, _) => Fate::Survives,
+        (_, Fate::RefusedUnlessRoot(reason)) if user == User::Ordinary => Fate::Refused(reason),
+        (_, Fate::RefusedUnlessRoot(_)) => Fate::Survives,
+        (_, fate) => fate,
+    }
+}
+
 /// One run; with the reason if it was refused as the table says.
 fn go(world: &World, row: &Row, way: Way) -> Result<(End, Option<&'static str>)> {
     let a = &world.a;
@@ -218,10 +231,7 @@ fn go(world: &World, row: &Row, way: Way) -> Result<(End, Option<&'static str>)>
     };
     let mut run = a.start(&command.cwd(&home).streams(streams))?;
     run.wait_for("ready", |text| text.lines().any(|line| line == "ready"))?;
-    let fate = match if way == Way::Saved { row.saved } else { row.moved } {
-        Fate::RefusedUnlessRoot(reason) if a.user() == User::Ordinary => Fate::Refused(reason),
-        fate => fate,
-    };
+    let fate = fate(row, way, a.user());
     let mut refused = None;
     let mut said = String::new();
     match (way, fate) {
@@ -241,7 +251,11 @@ fn go(world: &World, row: &Row, way: Way) -> Result<(End, Option<&'static str>)>
             done(a, &save)?;
             run.wait_within(PATIENCE)?;
             let bytes = a.path(&image).metadata()?.len();
-            ensure!(bytes <= IMAGE_MAX, "the image has {bytes} bytes");
+            let most = LARGE
+                .iter()
+                .find(|(id, _)| *id == row.id)
+                .map_or(IMAGE_MAX, |(_, most)| *most);
+            ensure!(bytes <= most, "the image has {bytes} bytes");
             said = run.stdout();
             // The first terminal stays as long as the second.
             let restore = Cmd::new(["vctl", "restore", &image])

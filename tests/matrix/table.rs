@@ -13,6 +13,8 @@ pub(crate) enum Outcome {
     Passed,
     /// As the table of the source says, for this reason.
     Refused(&'static str),
+    /// Come to its end, with this difference, of which the table of the source tells.
+    Changed(&'static str),
     /// Why.
     Failed(String),
 }
@@ -82,11 +84,15 @@ impl Table {
             for outcome in &result.outcomes {
                 let word = match outcome {
                     Outcome::Passed => "passed",
-                    Outcome::Refused(reason) => {
+                    Outcome::Refused(reason) | Outcome::Changed(reason) => {
                         if !reasons.contains(reason) {
                             reasons.push(*reason);
                         }
-                        "refused"
+                        if matches!(outcome, Outcome::Refused(_)) {
+                            "refused"
+                        } else {
+                            "changed"
+                        }
                     }
                     Outcome::Failed(_) => "FAILED",
                 };

@@ -48,7 +48,8 @@ static int slurp(const char *path, char *to, int room) {
              offsets are not compared; the pages below 0x60000 are ours; vvar and vsyscall are the kernel's
    ShdPnd    pending signals reach a guest one after the other; the rows look at them one by one
    ipc       who used a System V object last cannot be set again, so it is not looked at
-   fds       numbers of pipes, sockets and mounts are those of another kernel */
+   fds       numbers of pipes, sockets and mounts are those of another kernel; a file that had no name has none, but not
+             that one, and it is not known whether it ever had one (O_TMPFILE) */
 static const char *const permitted[] = {"PPid", "Seccomp", "TracerPid", "SigQ", "ShdPnd", "NS", "Vm", "Rss", "voluntary_ctxt", "nonvoluntary_ctxt",
     "Mems_allowed", "HugetlbPages", "FDSize", "Cpus_allowed", "untag_mask", "x86_Thread", "Speculation", "THP_enabled", "Kthread", "CoreDumping", 0};
 
@@ -95,6 +96,9 @@ static char *see_descriptors(char *to, char *end) {
         target[n > 0 ? n : 0] = 0;
         if (!strncmp(target, "pipe:", 5) || !strncmp(target, "socket:", 7))
             *strchr(target, ':') = 0;
+        int nameless = n > 10 && !strcmp(target + n - 10, " (deleted)") && !strstr(target, "memfd:");
+        if (nameless)
+            strcpy(target, "(deleted)"), got_fl &= ~(O_TMPFILE | O_DIRECTORY);
         snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
         slurp(path, info, sizeof info);
         long position = 0, flags = 0;
@@ -103,7 +107,8 @@ static char *see_descriptors(char *to, char *end) {
         if (fd < 3)
             to += snprintf(to, end - to, "fd %d %x\n", fd, got_fd);
         else
-            to += snprintf(to, end - to, "fd %d %x %x %s %ld %lo\n", fd, got_fd, got_fl, target, position, flags);
+            to += snprintf(to, end - to, "fd %d %x %x %s %ld %lo\n", fd, got_fd, got_fl, target, position,
+                flags & ~(nameless ? O_TMPFILE | O_DIRECTORY : 0));
     }
     return to;
 }
