@@ -30,7 +30,6 @@ int main(void) {
         wait_blocked(tids[i], i == 1 ? SYS_ppoll : SYS_poll);
     }
     journey();
-    wait_blocked(tids[2], SYS_poll);
     pthread_kill(threads[2], SIGUSR1), pthread_join(threads[2], &right[2]);
     MUST(write(pipes[1], "x", 1)), pthread_join(threads[0], &right[0]);
     pthread_join(threads[1], &right[1]);

@@ -1,36 +1,40 @@
-/* call_read: reads from a pipe and from a socket are in progress in two threads; one of them is then interrupted. */
+/* call_read: reads from a pipe and a socket are in progress in two threads; a third one is interrupted by a signal. */
 #include "rows.h"
 #include <sys/socket.h>
 
-static int pipes[2], pair[2], tids[2];
+static int pipes[2][2], pair[2], tids[3];
 static void nothing(int n) {}
 
 static void *reader(void *which) {
     char text[16] = {0};
-    int n = (intptr_t)which;
+    int n = (intptr_t)which, right;
     tids[n] = gettid();
-    long got = n ? recv(pair[1], text, 16, 0) : read(pipes[0], text, 16);
-    say("thread %d got %ld %s", n, got, text);
-    got = n ? recv(pair[1], text, 16, 0) : read(pipes[0], text, 16);
-    say("thread %d got %ld, %s", n, got, got < 0 ? strerror(errno) : text);
-    return 0;
+    if (n == 0)
+        right = read(pipes[0][0], text, 16) == 4 && !strcmp(text, "pipe") && read(pipes[0][0], text, 16) == 0;
+    else if (n == 1)
+        right = recv(pair[1], text, 16, 0) == 6 && !strcmp(text, "socket") && recv(pair[1], text, 16, 0) == 0;
+    else
+        right = read(pipes[1][0], text, 16) == -1 && errno == EINTR;
+    return (void *)(intptr_t)right;
 }
 
 int main(void) {
-    pthread_t threads[2];
+    pthread_t threads[3];
+    void *right[3];
     sigaction(SIGUSR1, &(struct sigaction){.sa_handler = nothing}, 0);
-    MUST(pipe(pipes)), MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-    for (intptr_t i = 0; i < 2; i++)
+    MUST(pipe(pipes[0])), MUST(pipe(pipes[1])), MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    for (intptr_t i = 0; i < 3; i++) {
         threads[i] = start(reader, (void *)i);
-    while (!*(volatile int *)&tids[0] || !*(volatile int *)&tids[1])
-        sched_yield();
-    wait_blocked(tids[0], SYS_read);
-    journey_while(tids[1], SYS_recvfrom);
-    MUST(write(pipes[1], "pipe", 4));
-    wait_blocked(tids[0], SYS_read);
-    pthread_kill(threads[0], SIGUSR1), pthread_join(threads[0], 0);
-    MUST(write(pair[0], "socket", 6));
-    wait_blocked(tids[1], SYS_recvfrom);
-    close(pair[0]), pthread_join(threads[1], 0);
+        while (!*(volatile int *)&tids[i])
+            sched_yield();
+        wait_blocked(tids[i], i == 1 ? SYS_recvfrom : SYS_read);
+    }
+    journey();
+    MUST(write(pipes[0][1], "pipe", 4)), MUST(write(pair[0], "socket", 6));
+    close(pipes[0][1]), close(pair[0]);
+    pthread_kill(threads[2], SIGUSR1);
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], &right[i]);
+    IS(right[0]), IS(right[1]), IS(right[2]);
     return 0;
 }

@@ -35,7 +35,6 @@ int main(void) {
         wait_blocked(tids[i], i == 1 ? SYS_pselect6 : WAIT);
     }
     journey();
-    wait_blocked(tids[2], WAIT);
     pthread_kill(threads[2], SIGUSR1), pthread_join(threads[2], &right[2]);
     MUST(write(pipes[1], "x", 1)), pthread_join(threads[0], &right[0]);
     pthread_join(threads[1], &right[1]);

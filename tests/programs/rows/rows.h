@@ -46,11 +46,11 @@ static int slurp(const char *path, char *to, int room) {
    untag_mask, x86_Thread.. : of the CPU's kernel
    maps      neighbours of equal rights may be one area or two; mapped files are copies away from home, so names and
              offsets are not compared; the pages below 0x60000 are ours; vvar and vsyscall are the kernel's
-   ShdPnd    pending signals reach a guest one after the other; the rows look at them one by one
+   ..Pnd     pending signals reach a guest one after the other; the rows look at them one by one
    ipc       who used a System V object last cannot be set again, so it is not looked at
    fds       numbers of pipes, sockets and mounts are those of another kernel; a file that had no name has none, but not
              that one, and it is not known whether it ever had one (O_TMPFILE) */
-static const char *const permitted[] = {"PPid", "Seccomp", "TracerPid", "SigQ", "ShdPnd", "NS", "Vm", "Rss", "voluntary_ctxt", "nonvoluntary_ctxt",
+static const char *const permitted[] = {"PPid", "Seccomp", "TracerPid", "SigQ", "SigPnd", "ShdPnd", "NS", "Vm", "Rss", "voluntary_ctxt", "nonvoluntary_ctxt",
     "Mems_allowed", "HugetlbPages", "FDSize", "Cpus_allowed", "untag_mask", "x86_Thread", "Speculation", "THP_enabled", "Kthread", "CoreDumping", 0};
 
 static char *see_status(char *to, char *end, const char *path) {
@@ -184,6 +184,17 @@ static inline void wait_blocked(int tid, long number) {
 static inline void journey_while(int tid, long number) {
     wait_blocked(tid, number);
     journey();
+}
+
+/* Wakes waiters at a word until there were that many: after a journey they may still be on their way there. False: they
+   never came. */
+static inline int woken(int *word, int operation, unsigned mask, int many) {
+    struct timespec from, now;
+    int n = 0;
+    clock_gettime(CLOCK_MONOTONIC, &from), now = from;
+    for (; n < many && now.tv_sec < from.tv_sec + 20; sched_yield(), clock_gettime(CLOCK_MONOTONIC, &now))
+        n += syscall(SYS_futex, word, operation, many - n, 0, 0, mask);
+    return n == many;
 }
 
 /* Starts a thread. */

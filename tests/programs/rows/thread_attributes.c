@@ -1,7 +1,7 @@
 /* thread_attributes: names, signal masks, alternative stacks, nice values and TIDs of three threads. */
 #include "rows.h"
 
-static int go[2], tids[3];
+static int go[3][2], tids[3];
 static char stacks[3][32 << 10];
 
 static void *one(void *argument) {
@@ -18,7 +18,7 @@ static void *one(void *argument) {
     MUST(sigaltstack(&stack, 0));
     setpriority(PRIO_PROCESS, gettid(), n + 1);
     __atomic_store_n(&tids[n], gettid(), __ATOMIC_SEQ_CST);
-    MUST(read(go[0], &byte, 1));
+    MUST(read(go[n][0], &byte, 1));
     prctl(PR_GET_NAME, got);
     pthread_sigmask(SIG_SETMASK, 0, &got_mask);
     MUST(sigaltstack(0, &got_stack));
@@ -33,16 +33,15 @@ static void *one(void *argument) {
 
 int main(void) {
     pthread_t threads[3];
-    MUST(pipe(go));
     for (intptr_t i = 0; i < 3; i++) {
+        MUST(pipe(go[i]));
         threads[i] = start(one, (void *)i);
         while (!__atomic_load_n(&tids[i], __ATOMIC_SEQ_CST))
             sched_yield();
         wait_blocked(tids[i], SYS_read);
     }
     journey();
-    /* Pipe readers are woken in the order in which they came. */
     for (int i = 0; i < 3; i++)
-        MUST(write(go[1], "x", 1)), pthread_join(threads[i], 0);
+        MUST(write(go[i][1], "x", 1)), pthread_join(threads[i], 0);
     return 0;
 }
