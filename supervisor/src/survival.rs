@@ -118,7 +118,7 @@ pub const ROWS: &[Row] = {
         ),
         row(Tasks, "zombie", "children that ended and were not waited for"),
         row(Tasks, "subreaper", "orphans and their subreaper"),
-        row(Tasks, "stopped_child", "stopped processes"),
+        row(Tasks, "stopped_child", "stopped processes").but(Survives, Refused("it is stopped; continue it first")),
         row(
             Memory,
             "private_memory",
@@ -131,16 +131,16 @@ pub const ROWS: &[Row] = {
         ),
         row(Memory, "file_private", "files mapped privately"),
         row(Memory, "file_shared", "files mapped shared and writable").but(
-            Survives,
-            Refused("mapped, shared and writable, a file, which others could change"),
+            Refused("mapped shared and writable"),
+            Refused("mapped shared and writable"),
         ),
         row(Memory, "file_mapped_deleted", "deleted files, mapped"),
-        row(Memory, "memfd", "memfd, mapped and by descriptor").but(
-            Survives,
-            Refused("mapped, shared and writable, memory that it has open as a file too"),
+        row(Memory, "memfd", "memfd that is open and mapped by several processes").but(
+            Refused("open, and mapped shared and writable"),
+            Refused("open, and mapped shared and writable"),
         ),
         row(Memory, "memfd_sealed", "sealed memfd"),
-        row(Memory, "hugetlb", "huge pages (hugetlb)").but(Refused("huge pages"), Refused("huge pages")),
+        row(Memory, "hugetlb", "huge pages (hugetlb)"),
         row(Memory, "huge_page_advice", "transparent huge pages, wanted and not"),
         row(Memory, "locked_memory", "mlock and mlock2"),
         row(Memory, "memory_advice", "MADV_* that sticks"),
@@ -189,7 +189,8 @@ pub const ROWS: &[Row] = {
             "Unix seqpacket sockets with queued messages",
         ),
         row(LocalIpc, "passed_descriptors", "descriptors in flight (SCM_RIGHTS)"),
-        row(LocalIpc, "unix_credentials", "credentials of peers and of messages"),
+        row(LocalIpc, "unix_credentials", "credentials of peers and of messages")
+            .but(Changes("SO_PEERCRED of a socket pair names who restored it"), Survives),
         row(LocalIpc, "unix_abstract", "abstract socket names"),
         row(LocalIpc, "unix_listener", "listeners with connections that wait"),
         row(
@@ -199,7 +200,10 @@ pub const ROWS: &[Row] = {
         )
         .but(Refused("was not accepted yet and has sent something"), Survives),
         row(LocalIpc, "eventfd", "eventfd"),
-        row(LocalIpc, "epoll", "epoll: nested, edge-triggered, one-shot, with data"),
+        row(LocalIpc, "epoll", "epoll: nested, edge-triggered, one-shot, with data").but(
+            Changes("an edge that was reported already is reported once more"),
+            Survives,
+        ),
         row(
             LocalIpc,
             "epoll_renumbered",
@@ -213,9 +217,12 @@ pub const ROWS: &[Row] = {
         row(LocalIpc, "pidfd", "pidfd").but(Survives, Home),
         row(LocalIpc, "sysv_memory", "System V shared memory")
             .but(Refused("System V shared memory"), Refused("System V shared memory")),
-        row(LocalIpc, "sysv_semaphores", "System V semaphores, with undo").but(Survives, Home),
+        row(LocalIpc, "sysv_semaphores", "System V semaphores, with undo").but(
+            Changes("the objects stay with the host, and SEM_UNDO is done when the job is saved"),
+            Home,
+        ),
         row(LocalIpc, "sysv_messages", "System V message queues").but(Survives, Home),
-        row(LocalIpc, "posix_queue", "POSIX message queues").but(Survives, Home),
+        row(LocalIpc, "posix_queue", "POSIX message queues").but(Refused("is the POSIX message queue"), Home),
         row(LocalIpc, "internet_listener", "TCP listeners and UDP sockets"),
         row(LocalIpc, "internet_sockets", "TCP connections").but(Refused("cannot be kept in a file"), Survives),
         row(SignalsAndTime, "signal_handlers", "handlers, their flags and masks"),
@@ -229,9 +236,15 @@ pub const ROWS: &[Row] = {
             "handler_on_stack",
             "a handler that runs on its alternative stack",
         ),
-        row(SignalsAndTime, "realtime_queue", "queued real-time signals, in order"),
+        row(SignalsAndTime, "realtime_queue", "queued real-time signals, in order").but(
+            Survives,
+            Changes("those that are pending reach the guest one after the other, a moment after the move"),
+        ),
         row(SignalsAndTime, "interval_timers", "setitimer in real time"),
-        row(SignalsAndTime, "posix_timers", "POSIX timers, with overrun"),
+        row(SignalsAndTime, "posix_timers", "POSIX timers, with overrun").but(
+            Survives,
+            Changes("each expiry reaches the guest on its own: no overrun is counted"),
+        ),
         row(SignalsAndTime, "cpu_timers", "running timers of CPU time").but(
             Survives,
             Refused("a timer on a CPU clock, which cannot tick at two hosts"),
@@ -258,8 +271,8 @@ pub const ROWS: &[Row] = {
         row(CallsInProgress, "call_accept", "accept"),
         row(CallsInProgress, "call_wait", "wait4 and waitid"),
         row(CallsInProgress, "call_sigtimedwait", "sigtimedwait and sigsuspend"),
-        row(CallsInProgress, "call_msgrcv", "msgrcv"),
-        row(CallsInProgress, "call_semop", "semop"),
+        row(CallsInProgress, "call_msgrcv", "msgrcv").but(Survives, Home),
+        row(CallsInProgress, "call_semop", "semop").but(Survives, Home),
         row(TheRest, "robust_list", "robust mutexes"),
         row(TheRest, "restartable_sequences", "rseq"),
         row(TheRest, "tid_address", "set_tid_address"),

@@ -12,6 +12,8 @@ int main(void) {
     if (getuid() == 0) {
         MUST(setgroups(3, many)), MUST(setresgid(5, 6, 7));
         MUST(prctl(PR_SET_KEEPCAPS, 1)), MUST(setresuid(0, 1000, 0));
+        /* Who has changed his ids may not read all of /proc/self otherwise. */
+        MUST(prctl(PR_SET_DUMPABLE, 1));
     }
     MUST(getresuid(&uid[0], &uid[1], &uid[2])), MUST(getresgid(&gid[0], &gid[1], &gid[2]));
     int n = getgroups(70000, groups);
