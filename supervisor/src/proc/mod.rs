@@ -472,7 +472,7 @@ mod tests {
         let _ = SyscallState::parse(bytes);
         let _ = FdInfo::parse(bytes);
         for entry in maps::parse(bytes).into_iter().flatten() {
-            let _ = (entry.backing(), crate::areas::capture(&entry));
+            let _ = (entry.backing(), crate::areas::reason(&entry));
         }
     }
 }
