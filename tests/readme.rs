@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-/// The tables that are generated, by the name of their markers.
-const TABLES: [(&str, fn() -> String); 2] = [
+/// The name of a table's markers, and what is to be between them.
+type Generated = (&'static str, fn() -> String);
+
+const TABLES: [Generated; 2] = [
     ("syscalls", vrun_remote_io::syscalls::markdown),
     ("survival", vrun_supervisor::survival::markdown),
 ];

@@ -847,6 +847,8 @@ mod tests {
             (25, "Ping"),
             (26, "Pong"),
             (27, "Bye"),
+            (40, "Examine"),
+            (41, "Examined"),
         ];
         assert_eq!(Message::NUMBERS, expected);
         assert!(Message::NUMBERS.iter().all(|(number, _)| (1..BULK).contains(number)));

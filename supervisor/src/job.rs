@@ -702,7 +702,8 @@ impl Job {
             return Err(ControlError::refused(advice));
         }
         let verdict = if self.alive {
-            capture::verdict(&self.processes())
+            let processes = self.processes();
+            policy::verdict(&processes, &self.began).and_then(|()| capture::verdict(&processes))
         } else {
             Err("its first process has ended".to_owned())
         };

@@ -479,7 +479,7 @@ pub fn shown(memory: &TargetMemory, entry: &MapsEntry, wanted: &[Range<u64>]) ->
     }
     Ok(match shared_data(memory, entry)? {
         Some(data) => {
-            let empty = without(&[entry.start..entry.end], &data);
+            let empty = without(std::slice::from_ref(&(entry.start..entry.end)), &data);
             without(&ranges, &empty)
         }
         None => ranges,

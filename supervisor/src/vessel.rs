@@ -420,11 +420,8 @@ impl Prepared {
             // Sources first go above every number that is wanted, so that no placement overwrites a source.
             let socket = libc::fcntl(self.socket, libc::F_DUPFD, highest + 1);
             self.check(9, socket as isize);
-            let mut copies = socket + 1;
-            for (ours, _, _) in self.moved() {
-                let copy = libc::fcntl(*ours, libc::F_DUPFD, copies);
-                self.check(9, copy as isize);
-                copies += 1;
+            for (copy, (ours, _, _)) in (socket + 1..).zip(self.moved()) {
+                self.check(9, libc::fcntl(*ours, libc::F_DUPFD, copy) as isize);
             }
             let mut next = 0;
             for kept in self.kept.iter().copied().chain([socket]) {

@@ -1,6 +1,6 @@
 //! What must be refused: one clear sentence, a documented exit status, and the job goes on running where it was.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::harness::{Cmd, Options, Status, User, World, copy, trial};
@@ -20,12 +20,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("bad_input::keys", user, keys),
         ready_trial("bad_input::noise", user, noise),
         ready_trial("bad_input::full_disk", small, full_disk),
-        ready_trial("bad_input::threads", user, |world| {
-            unsupported(world, "c:threads", "thread")
-        }),
-        ready_trial("bad_input::children", user, |world| {
-            unsupported(world, "c:child", "process")
-        }),
     ]
 }
 
@@ -175,39 +169,6 @@ fn full_disk(world: &World) -> Result<()> {
     ensure!(
         b.ok(["vctl", "ps", "--stored", "-q"])?.is_empty(),
         "half an image is listed"
-    );
-    same_end(job, plain)
-}
-
-/// Kernel objects that are not supported are refused by name; `ps` knows it before.
-fn unsupported(world: &World, line: &str, named: &str) -> Result<()> {
-    let a = &world.a;
-    let command = words(line);
-    let (job, plain) = (start(a, &command)?, start_plain(a, &command)?);
-    job.wait_lines(2)?;
-    let listed = a.ok(["vctl", "ps"])?;
-    let row = listed
-        .lines()
-        .find(|row| row.contains("job"))
-        .context("the job is not listed")?;
-    ensure!(row.contains(named), "ps does not say why it cannot move: {row}");
-    for row in [
-        "vmigrate job b",
-        "vctl save job -o /tmp/home/x",
-        "vctl send job b",
-        "vmigrate --check job b",
-    ] {
-        refused(a, row, &[1], &[named])?;
-    }
-    ensure!(!a.exists("/tmp/home/x"), "half an image was left");
-    ensure!(
-        a.start(&Cmd::new(["vctl", "ps", "-q"]))?
-            .finish()?
-            .stdout
-            .lines()
-            .count()
-            == 1,
-        "the job is gone"
     );
     same_end(job, plain)
 }

@@ -366,12 +366,7 @@ fn not_now(world: &World) -> Result<()> {
     a.wait_until("the stop", || {
         listed(a).is_ok_and(|row| row.contains("stopped")).then_some(())
     })?;
-    for line in [
-        "vmigrate job b",
-        "vmigrate --check job b",
-        "vctl save job -o /tmp/home/x",
-        "vctl send job b",
-    ] {
+    for line in ["vmigrate job b", "vmigrate --check job b", "vctl send job b"] {
         refused(a, line, &[1], &["stopped"])?;
     }
     a.signal(program, libc::SIGCONT)?;

@@ -555,9 +555,14 @@ fn origin(peer: &str, image: &str, act: &str) -> Result<()> {
     };
     println!("protocol {}", answer.protocol);
     if matches!(act, "future" | "query") {
+        // Who asks ends it; who cannot be understood is told.
+        let asks = act == "query";
+        if asks {
+            line.say(Message::Bye)?;
+        }
         ensure!(line.hear()? == Message::Bye, "no Bye");
         println!("bye");
-        return line.say(Message::Bye);
+        return if asks { Ok(()) } else { line.say(Message::Bye) };
     }
     let mut offer = Offer {
         job: job.id.clone(),

@@ -273,7 +273,8 @@ pub(crate) fn small() -> Job {
     };
     second.memory.areas = vec![seen(0x7f00_0000_0000, 0, 0)];
     second.signals.timers.clear();
-    (second.signals.pending.clear(), second.signals.actions.clear());
+    second.signals.pending.clear();
+    second.signals.actions.clear();
     (second.memory.vdso, second.memory.layout) = (None, Layout::default());
     (second.memory.lock_future, second.memory.keys) = (0, 0);
     (second.subreaper, second.oom_score, second.no_huge_pages) = (false, 0, false);
@@ -431,7 +432,7 @@ fn area_kind() -> impl Strategy<Value = AreaKind> {
         Just(AreaKind::Anonymous),
         Just(AreaKind::Heap),
         Just(AreaKind::Stack),
-        (path(), 0..1_u64 << 40, any::<u64>(), any::<u64>()).prop_map(|(path, page, device, inode)| {
+        (path(), 0..2_u64, any::<u64>(), any::<u64>()).prop_map(|(path, page, device, inode)| {
             AreaKind::File(FileMapping {
                 path,
                 offset: page * PAGE,

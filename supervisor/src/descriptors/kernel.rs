@@ -119,9 +119,8 @@ pub(super) fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<Ve
     let mut value = vec![0_u8; 256];
     let mut length = value.len() as u32;
     // SAFETY: a live buffer and its length.
-    result(
-        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) }.into(),
-    )?;
+    let got = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    result(got.into())?;
     value.truncate(length as usize);
     Ok(value)
 }

@@ -536,7 +536,7 @@ fn what_no_file_can_hold_is_refused_by_name() {
     let cases: [(&dyn AsRawFd, &str); 13] = [
         (&connection, &connected),
         (&listener, "a connection waits to be accepted"),
-        (&raw, "a netlink socket"),
+        (&raw, "a netlink connection"),
         (&stream, "whose other end is outside of the job"),
         (&reader, "a pipe that a process outside of the job writes"),
         (&writer, "a pipe that a process outside of the job reads"),
@@ -691,7 +691,7 @@ fn sockets_keep_messages_and_what_is_passed() {
     assert_eq!(read(at[&4], 6), b"before");
     assert_eq!(
         (read(at[&4], 100), read(at[&4], 100)),
-        (b"withafter".to_vec(), Vec::new())
+        (b"with".to_vec(), b"after".to_vec())
     );
     for expected in [&b"a"[..], b"", b"ccc"] {
         let message = kernel::peek(datagrams, &mut bytes).unwrap().unwrap();
