@@ -332,6 +332,7 @@ const GUEST_SUPERVISOR: &[i64] = &[
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
     libc::SYS_set_robust_list,
+    libc::SYS_get_robust_list,
     libc::SYS_rseq,
     libc::SYS_getpid,
     libc::SYS_gettid,

@@ -23,6 +23,7 @@ use vrun_shim::{Expect, Injection, Script, TraceError, area};
 const MLOCK_ONFAULT: u64 = 1;
 /// `madvise(2)`, since 6.13.
 const MADV_GUARD_INSTALL: u64 = 102;
+const MADV_GUARD_REMOVE: u64 = 103;
 /// `mmap(2)`, since 6.11: a type of its own, beside `MAP_PRIVATE` and `MAP_SHARED`.
 const MAP_DROPPABLE: i32 = 8;
 /// `mseal(2)`, since 6.10.

@@ -15,7 +15,7 @@
 //!
 //! A file that is found again unchanged is mapped again; else a memfd with the contents of the image stands in for it.
 
-use super::{area_of, huge_flags, reason};
+use super::{MADV_GUARD_REMOVE, area_of, huge_flags, reason};
 use crate::memory::{self, MemoryError, PAGE, TargetMemory};
 use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, VmFlag};
 use crate::restore::find_hole;
@@ -419,6 +419,8 @@ struct Source {
 #[derive(Debug, Default)]
 pub struct Objects {
     sources: Vec<Source>,
+    /// Private mappings that a deputy has kept: object, where, and the offset that it begins at.
+    private: Vec<(u32, Range<u64>, u64)>,
     /// All windows lie in these.
     windows: Vec<Range<u64>>,
     /// The windows stay until the contents are in.
@@ -474,12 +476,24 @@ impl Objects {
             first: true,
             ..Self::default()
         };
+        for (number, window, offset) in &kept.private {
+            if !areas[process].iter().any(|area| shows(area, *number as usize)) {
+                continue;
+            }
+            let start = objects.clear_of(injection, occupied, window.clone(), areas[process])?;
+            let window = start..start + (window.end - window.start);
+            objects.private.push((*number, window, *offset));
+        }
         for (number, memory) in shared.iter().enumerate() {
-            let shown = |areas: &[Area]| areas.iter().any(|area| shows(area, number));
+            // An area whose private mapping was kept needs nothing else.
+            let needs = |area: &Area| shows(area, number) && objects.private_page(area, number as u32).is_none();
+            let needed = areas[process].iter().any(needs);
             let found = kept.windows.iter().find(|(object, ..)| *object as usize == number);
-            let source = match (shown(areas[process]), found) {
-                (false, _) => Source::default(),
-                (true, Some((_, window, offset))) => {
+            let source = match (needed, found) {
+                (false, None) => Source::default(),
+                // Its contents are what the private mappings show, too.
+                (false, Some(_)) if !areas[process].iter().any(|area| shows(area, number)) => Source::default(),
+                (_, Some((_, window, offset))) => {
                     let window = objects.clear_of(injection, occupied, window.clone(), areas[process])?;
                     Source {
                         window: Some((window, *offset)),
@@ -504,6 +518,7 @@ impl Objects {
     pub fn heir(&self) -> Self {
         Self {
             sources: self.sources.clone(),
+            private: self.private.clone(),
             windows: self.windows.clone(),
             first: false,
         }
@@ -667,6 +682,19 @@ impl Objects {
             script.call(format_args!("protect {start:#x}"), libc::SYS_mprotect, &arguments);
             return;
         }
+        if let Some(page) = self.private_page(area, object) {
+            // What stays behind is wanted again if the job does not come home after all.
+            let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP) as u64;
+            let arguments = [page, PAGE, PAGE, flags, start];
+            script.step(&what, libc::SYS_mremap, &arguments, Expect::Exactly(start));
+            if length > PAGE {
+                let arguments = [start, PAGE, length, 0];
+                script.step(&what, libc::SYS_mremap, &arguments, Expect::Exactly(start));
+            }
+            let arguments = [start, length, u64::from(area.protection)];
+            script.call(format_args!("protect {start:#x}"), libc::SYS_mprotect, &arguments);
+            return;
+        }
         let sharing = if area.shared {
             libc::MAP_SHARED
         } else {
@@ -684,6 +712,16 @@ impl Objects {
             offset,
         ];
         script.step(what, libc::SYS_mmap, &arguments, Expect::Exactly(start));
+    }
+
+    /// Where a kept private mapping shows what a private area begins with.
+    fn private_page(&self, area: &Area, object: u32) -> Option<u64> {
+        let wanted = offset(area);
+        let page = |(number, window, from): &(u32, Range<u64>, u64)| {
+            let page = window.start + wanted.checked_sub(*from)?;
+            (*number == object && window.contains(&page)).then_some(page)
+        };
+        self.private.iter().filter(|_| !area.shared).find_map(page)
     }
 
     /// Gives back what was needed for mapping; the windows through which contents come stay.
@@ -792,11 +830,14 @@ fn open_file(injection: &Injection, path: &[u8], size: u64, time: i64, write: bo
     Ok(None)
 }
 
-/// What a deputy keeps of the memory that it shared, empty, so that it is the same when it comes back.
+/// What a deputy keeps of the memory that it shared, and of files without a name that it had mapped, empty, so that they
+/// are the same when it comes back.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     /// Object, window, and the offset that the window begins at.
     windows: Vec<(u32, Range<u64>, u64)>,
+    /// The same of private mappings, which nothing else can be mapped again from.
+    private: Vec<(u32, Range<u64>, u64)>,
 }
 
 impl Kept {
@@ -836,12 +877,35 @@ impl Kept {
             injection.run(&script)?;
             kept.windows.push((number as u32, window, offset(area)));
         }
+        for area in areas.iter().filter(|area| !area.shared) {
+            let AreaKind::File(FileMapping { object, offset, .. }) = area.kind else {
+                continue;
+            };
+            let unnamed = |memory: &SharedMemory| matches!(memory.kind, SharedKind::Unnamed { huge_page: 0, .. });
+            if !shared.get(object as usize).is_some_and(unnamed) {
+                continue;
+            }
+            let length = area.end - area.start;
+            let window = find_hole(occupied, length).map_err(|error| AreaError::Unsupported(error.to_string()))?;
+            let mut script = Script::new(area::DATA.start);
+            move_mapping(&mut script, "keep a private mapping", area.start, length, &window);
+            script.call("unlock it", libc::SYS_munlock, &[window.start, length]);
+            let mut advise = |what, advice| {
+                let arguments = [window.start, length, advice];
+                script.step(what, libc::SYS_madvise, &arguments, Expect::Anything);
+            };
+            advise("forget its guards", MADV_GUARD_REMOVE);
+            advise("give its own pages up", libc::MADV_DONTNEED as u64);
+            injection.run(&script)?;
+            kept.private.push((object, window, offset));
+        }
         Ok(kept)
     }
 
     /// What must stay mapped.
     pub fn windows(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.windows.iter().map(|(_, window, _)| window.clone())
+        let all = self.windows.iter().chain(&self.private);
+        all.map(|(_, window, _)| window.clone())
     }
 }
 
