@@ -30,8 +30,8 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// → [`Outcome::Status`]
-    Status,
+    /// → [`Outcome::Status`], with or without [`Status::not_migratable`], for which everything of the job is looked at
+    Status { verdict: bool },
     /// Save the job to a file → [`Outcome::Saved`]
     Save {
         path: PathBuf,
@@ -387,8 +387,8 @@ impl Client {
         }
     }
 
-    fn status(&self) -> io::Result<Status> {
-        match self.ask(&Request::Status, Some(STATUS_TIMEOUT), &mut |_| {})? {
+    fn status(&self, verdict: bool) -> io::Result<Status> {
+        match self.ask(&Request::Status { verdict }, Some(STATUS_TIMEOUT), &mut |_| {})? {
             Ok(Outcome::Status(status)) => Ok(*status),
             Ok(_) => Err(io::Error::other("not a status")),
             Err(error) => Err(io::Error::other(error)),
@@ -396,8 +396,12 @@ impl Client {
     }
 }
 
-/// All jobs and guests of this host that answer, oldest first.
+/// All jobs and guests of this host that answer, oldest first, with why they cannot move.
 pub fn list(config: &Config) -> Result<Vec<(Client, Status)>, ControlError> {
+    ask_all(config, true)
+}
+
+fn ask_all(config: &Config, verdict: bool) -> Result<Vec<(Client, Status)>, ControlError> {
     let mut clients = Vec::new();
     let jobs = config.jobs_directory()?;
     let unreadable = |error: io::Error| ControlError::refused(format!("cannot read {}: {error}", jobs.display()));
@@ -409,7 +413,10 @@ pub fn list(config: &Config) -> Result<Vec<(Client, Status)>, ControlError> {
     }
     // At the same time, so that one that hangs does not hold up the others.
     let answers: Vec<_> = thread::scope(|scope| {
-        let asked: Vec<_> = clients.iter().map(|client| scope.spawn(|| client.status())).collect();
+        let asked: Vec<_> = clients
+            .iter()
+            .map(|client| scope.spawn(|| client.status(verdict)))
+            .collect();
         asked
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("panic"))))
@@ -431,7 +438,7 @@ pub fn list(config: &Config) -> Result<Vec<(Client, Status)>, ControlError> {
 
 /// The job with this id, this name or a process with this PID.
 pub fn find(config: &Config, what: &str) -> Result<(Client, Status), ControlError> {
-    let mut found = list(config)?;
+    let mut found = ask_all(config, false)?;
     let pid: Option<i32> = what.parse().ok();
     if let Some(position) = found.iter().position(|(_, status)| status.id == what) {
         return Ok(found.swap_remove(position));
@@ -499,7 +506,7 @@ mod tests {
         let id = JobId::generate().unwrap();
         let answer = status(&id);
         let handler = move |request: Request, progress: &mut dyn FnMut(Progress)| match request {
-            Request::Status => Ok(Outcome::Status(Box::new(answer.clone()))),
+            Request::Status { .. } => Ok(Outcome::Status(Box::new(answer.clone()))),
             Request::Home => {
                 progress(Progress {
                     text: "on the way".into(),

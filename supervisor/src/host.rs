@@ -191,7 +191,7 @@ fn answer(
     started: u64,
 ) -> Result<Outcome, ControlError> {
     match request {
-        Request::Status => Ok(Outcome::Status(Box::new(status(facts, origin, started)))),
+        Request::Status { .. } => Ok(Outcome::Status(Box::new(status(facts, origin, started)))),
         Request::Home => {
             let asked = Instant::now();
             let (reply, answer) = mpsc::channel();

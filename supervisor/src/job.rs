@@ -465,7 +465,7 @@ impl Job {
         match event {
             Event::Request(request, client) => {
                 let result = match request {
-                    Request::Status => Ok(Outcome::Status(Box::new(self.status()))),
+                    Request::Status { verdict } => Ok(Outcome::Status(Box::new(self.status(verdict)))),
                     Request::Kill { signal } => self.kill(signal),
                     Request::Home => self.come_home().map(Outcome::Moved),
                     Request::Save {
@@ -522,7 +522,7 @@ impl Job {
     fn describe(&mut self) -> Result<Offer, ControlError> {
         self.verdict()
             .map_err(|reason| ControlError::refused(format!("the job cannot be moved now: {reason}")))?;
-        let status = self.status();
+        let status = self.status(false);
         let pids = self.processes();
         if self.away.is_none() {
             self.memory = status.memory_bytes;
@@ -750,7 +750,7 @@ impl Job {
         Ok(Outcome::Done)
     }
 
-    fn status(&self) -> control::Status {
+    fn status(&self, verdict: bool) -> control::Status {
         let pids = self.processes();
         let state = match (&self.away, self.stopped) {
             (_, true) => State::Stopped,
@@ -769,7 +769,7 @@ impl Job {
             descriptors: pids.iter().map(|pid| entries(&format!("/proc/{pid}/fd"))).sum(),
             pids,
             started: self.started,
-            not_migratable: self.verdict().err(),
+            not_migratable: if verdict { self.verdict().err() } else { None },
         }
     }
 }

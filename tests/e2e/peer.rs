@@ -521,11 +521,18 @@ fn plain_area(start: u64, end: u64) -> Area {
 fn change(image: &[u8], edit: impl Fn(&mut Job)) -> Result<Vec<u8>> {
     let mut reader = Reader::new(image)?;
     let mut writer = Writer::new(Cursor::new(Vec::new()))?;
+    // What is shared is counted on from the processes.
+    let (mut before, mut now) = (0, 0);
     loop {
         match reader.next()? {
             Record::Job(mut job) => {
+                before = job.processes.len() as u32;
                 edit(&mut job);
+                now = job.processes.len() as u32;
                 writer.job(&job)?;
+            }
+            Record::Pages { process, start, bytes } if process >= before => {
+                writer.pages(process - before + now, start, bytes)?;
             }
             Record::Pages { process, start, bytes } => writer.pages(process, start, bytes)?,
             Record::File { file, offset, bytes } => writer.file(file, offset, bytes)?,
