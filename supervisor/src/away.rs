@@ -185,6 +185,7 @@ struct Letter {
 /// they would come too late.
 pub struct Courier {
     sender: Sender,
+    desk: Arc<Desk>,
     held: Mutex<Option<Vec<Letter>>>,
     /// Numbers of signals that could not be sent.
     undelivered: Mutex<Vec<i32>>,
@@ -200,9 +201,10 @@ impl std::fmt::Debug for Courier {
 }
 
 impl Courier {
-    fn new(sender: &Sender, ring: Arc<dyn Ring>) -> Arc<Self> {
+    fn new(sender: &Sender, desk: &Arc<Desk>, ring: Arc<dyn Ring>) -> Arc<Self> {
         Arc::new(Self {
             sender: sender.clone(),
+            desk: Arc::clone(desk),
             held: Mutex::default(),
             undelivered: Mutex::default(),
             calls: AtomicUsize::new(0),
@@ -245,7 +247,16 @@ impl Courier {
         }
         // A child that was stopped is a deputy that was stopped; most are not our own children, who are noticed.
         if let Some(child) = stopped_child(&info) {
-            let _ = self.sender.send(&Message::DeputyStopped(child));
+            self.stopped(child);
+        }
+    }
+
+    /// Tells that a deputy was stopped, unless it goes on already: a `SIGCONT` may have been sent before. To be called with
+    /// the lock of the signals held, so that one which comes now is sent after it.
+    fn stopped(&self, stopped: Stopped) {
+        let deputy = self.desk.deputy(stopped.process);
+        if deputy.is_some_and(|deputy| crate::front::is_stopped(deputy.pid())) {
+            let _ = self.sender.send(&Message::DeputyStopped(stopped));
         }
     }
 }
@@ -449,7 +460,7 @@ fn settle(
         let _ = sender.send(&Message::Kill);
         ControlError::refused(format!("the job is lost: its deputies could not be made: {error}"))
     };
-    let courier = Courier::new(&sender, Arc::clone(&office.ring));
+    let courier = Courier::new(&sender, office.desk, Arc::clone(&office.ring));
     let pids: Vec<i32> = frozen.iter().map(Frozen::pid).collect();
     let mut members = Vec::with_capacity(frozen.len());
     let mut threads = 0;
@@ -611,6 +622,12 @@ impl Away {
         self.lost.as_ref()?;
         let undelivered = std::mem::take(&mut *self.courier.undelivered());
         undelivered.into_iter().find(|number| ENDING.contains(number))
+    }
+
+    /// A deputy was stopped by a signal.
+    pub fn deputy_stopped(&self, stopped: Stopped) {
+        let _order = self.courier.held();
+        self.courier.stopped(stopped);
     }
 
     /// Takes a process out that has ended, by the PID that the job sees.

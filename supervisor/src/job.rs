@@ -372,7 +372,7 @@ impl Job {
         let Some(away) = &self.away else { return };
         if let Some(member) = away.members.iter().find(|member| member.deputy.pid() == pid) {
             let process = member.deputy.process();
-            let _ = away.sender.send(&Message::DeputyStopped(Stopped { process, signal }));
+            away.deputy_stopped(Stopped { process, signal });
         }
     }
 
