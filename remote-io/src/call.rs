@@ -40,6 +40,8 @@ pub struct Call {
     pub segments: Vec<Segment>,
     /// The addresses inside segments, at most [`MAX_POINTERS`].
     pub pointers: Vec<Pointer>,
+    /// The thread blocks `SIGTTOU` or ignores it: a change of the terminal from the background does not stop it.
+    pub unstoppable: bool,
 }
 
 /// One argument register of a [`Call`].
@@ -208,7 +210,34 @@ impl Segment {
     }
 }
 
+/// Requests for which the kernel stops a process in the background (`tty_check_change`, `drivers/tty/tty_io.c`).
+const TERMINAL_CHANGES: [u64; 15] = [
+    libc::TIOCSPGRP,
+    libc::TIOCSETD,
+    libc::TCSETS,
+    libc::TCSETSW,
+    libc::TCSETSF,
+    libc::TCSETS2,
+    libc::TCSETSW2,
+    libc::TCSETSF2,
+    libc::TCSETA,
+    libc::TCSETAW,
+    libc::TCSETAF,
+    libc::TCFLSH,
+    libc::TCXONC,
+    libc::TCSBRK,
+    libc::TCSBRKP,
+];
+
 impl Call {
+    /// Whether `SIGTTOU` may stop it.
+    pub fn changes_terminal(&self) -> bool {
+        // The kernel takes a request as an `unsigned int`.
+        let request = |value: u64| TERMINAL_CHANGES.contains(&(value & 0xffff_ffff));
+        i64::from(self.number) == libc::SYS_ioctl
+            && matches!(self.arguments[1], Argument::Value(value) if request(value))
+    }
+
     /// The segment with that index.
     pub fn segment(&self, index: u16) -> Result<&Segment, CallError> {
         self.segments.get(usize::from(index)).ok_or(CallError::NoSegment(index))

@@ -284,6 +284,7 @@ impl<'m> Builder<'m> {
             arguments,
             segments,
             pointers,
+            unstoppable: false,
         };
         Pending {
             call,

@@ -754,6 +754,7 @@ mod tests {
             arguments,
             segments: vec![],
             pointers: vec![],
+            unstoppable: false,
         };
         let status = ExitStatus::Signal { number: 11, core: true };
         let mut info = [0; SIGINFO];

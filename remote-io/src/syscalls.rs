@@ -685,7 +685,7 @@ pub(crate) fn decide(row: &Row, process: i32, arguments: &[u64; 6]) -> Decision 
         SocketOption if has_addresses(second as i32, third as i32) => {
             return home("a socket option with addresses in it");
         }
-        // The guest's own kernel delivers at once, as the program may expect.
+        // Delivered at once, as the program may expect: by the guest's own kernel, or what watches over its threads.
         Signal if own(first) => return Decision::Local,
         Itimer if first as i32 != libc::ITIMER_REAL => return home("a timer of processor time"),
         TimerCreate if !is_wall_clock(first as i32) => return home("a timer of processor time"),

@@ -978,6 +978,7 @@ fn forged_calls_are_refused() {
             arguments: six,
             segments,
             pointers,
+            unstoppable: false,
         };
         executor::plan(&call, 0x10000, Plan::SCRATCH).map(|_| ())
     };

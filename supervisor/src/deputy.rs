@@ -305,9 +305,14 @@ struct Station {
     cancelled: bool,
     /// The usher is about to interrupt it.
     ushered: bool,
+    /// It blocks SIGTTOU: [`Call::unstoppable`].
+    unstoppable: bool,
     /// It has been told to leave.
     left: bool,
 }
+
+/// A call that is not one to be executed; it has been answered.
+struct Refused;
 
 enum Current {
     /// The executor confines itself before its first call.
@@ -317,6 +322,8 @@ enum Current {
         thread: i32,
         plan: Plan,
     },
+    /// The executor changes its mask before a call; `None` if that was cancelled.
+    Masking(Option<Call>),
     /// The executor fetches a signal that its last call raised in it; the answer to that call waits.
     Fetching {
         reply: Reply,
@@ -457,6 +464,18 @@ impl Deputy {
             self.fail(id, ERESTARTSYS);
             return true;
         }
+        let masking = state
+            .stations
+            .iter_mut()
+            .find_map(|station| match &mut station.current {
+                Some(Current::Masking(call)) => call.take_if(|call| call.id == id),
+                _ => None,
+            });
+        if masking.is_some() {
+            drop(state);
+            self.fail(id, ERESTARTSYS);
+            return true;
+        }
         let has = |station: &Station| matches!(&station.current, Some(Current::Call { id: own, .. }) if *own == id);
         let Some(station) = state.stations.iter().position(has) else {
             return false;
@@ -490,6 +509,7 @@ impl Deputy {
             match station.current.take() {
                 Some(Current::Call { id, .. }) => calls.push(id),
                 Some(Current::Fetching { reply, .. }) => calls.push(reply.id),
+                Some(Current::Masking(call)) => calls.extend(call.map(|call| call.id)),
                 other => station.current = other,
             }
         }
@@ -582,6 +602,9 @@ impl Deputy {
                     }
                 }
             }
+            Some(Current::Masking(call)) => {
+                call.and_then(|call| self.make(index, notification.id, &call).ok().flatten())
+            }
             Some(Current::Fetching { reply, thread }) => {
                 let mut bytes = [0; SIGINFO];
                 if result > 0 && self.memory.read_all(scratch(index) + FETCHED, &mut bytes).is_ok() {
@@ -670,23 +693,44 @@ impl Deputy {
             let (Some(call), Some(parked)) = (state.queue.pop_front(), state.stations[index].parked) else {
                 continue;
             };
-            let (id, thread) = (call.id, call.thread);
-            match executor::plan(&call, scratch(index), SCRATCH as usize) {
-                Ok(plan) => {
-                    let given = self.order(index, parked, plan.number.into(), plan.arguments, &plan.image);
-                    let station = &mut state.stations[index];
-                    station.parked = None;
-                    if given {
-                        station.current = Some(Current::Call { id, thread, plan });
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!("refused a call: {error}");
-                    state.idle.push(index);
-                    self.fail(id, -i64::from(libc::EINVAL));
-                }
+            let station = &mut state.stations[index];
+            let begun = if call.unstoppable == station.unstoppable {
+                self.make(index, parked, &call)
+            } else {
+                station.unstoppable = call.unstoppable;
+                Ok(self.mask(index, parked, call))
+            };
+            match begun {
+                Ok(current) => (station.parked, station.current) = (None, current),
+                Err(Refused) => state.idle.push(index),
             }
         }
+    }
+
+    /// Has an executor make a call. `None`: the process is gone.
+    fn make(&self, station: usize, parked: u64, call: &Call) -> std::result::Result<Option<Current>, Refused> {
+        let plan = executor::plan(call, scratch(station), SCRATCH as usize).map_err(|error| {
+            tracing::warn!("refused a call: {error}");
+            self.fail(call.id, -i64::from(libc::EINVAL));
+            Refused
+        })?;
+        let (id, thread) = (call.id, call.thread);
+        let given = self.order(station, parked, plan.number.into(), plan.arguments, &plan.image);
+        Ok(given.then_some(Current::Call { id, thread, plan }))
+    }
+
+    /// Has an executor block SIGTTOU before a call, or let it in.
+    fn mask(&self, station: usize, parked: u64, call: Call) -> Option<Current> {
+        let how = if call.unstoppable {
+            libc::SIG_BLOCK
+        } else {
+            libc::SIG_UNBLOCK
+        };
+        let set = 1_u64 << (libc::SIGTTOU - 1);
+        let arguments = [how as u64, scratch(station), 0, 8, 0, 0];
+        let number = libc::SYS_rt_sigprocmask as u64;
+        self.order(station, parked, number, arguments, &set.to_le_bytes())
+            .then_some(Current::Masking(Some(call)))
     }
 
     /// Has the foreman make an executor, if there are more calls than will find one.

@@ -22,6 +22,9 @@
 //! reply is in its process before any call of that returns: a result that overtakes it is *finished* and kept until its
 //! thread is stopped for the signal, or the signal is in the process by way of another thread.
 //!
+//! Those that a process sends itself are delivered by the main thread too, unless the calling thread takes them: the thread that
+//! takes one may be waiting here, where the guest's kernel would not wake it.
+//!
 //! **Masks.** The mask that `ppoll` and its kin have for their time is not the guest's while it waits here. A signal
 //! that the mask lets in ends the call, and the main thread lets it in ([`Door::unmasked`]); one that it keeps out waits
 //! until the call is over ([`Door::defer`]).
@@ -45,9 +48,12 @@ use vrun_remote_io::call::{Argument, Call, Keep, Reply, Segment};
 use vrun_remote_io::channel::Sender;
 use vrun_remote_io::marshal::{self, MmapRequest, Outcome, Pending, Step};
 use vrun_remote_io::message::{Cancel, Message};
+use vrun_shim::tracee::SIGINFO;
 
 /// `include/linux/errno.h`: make the call again, unless a handler without `SA_RESTART` runs.
 const ERESTARTSYS: i32 = 512;
+/// Make the call again, whatever handler runs.
+const ERESTARTNOINTR: i32 = 513;
 /// Make the call again unless any handler runs.
 const ERESTARTNOHAND: i32 = 514;
 /// Make the call again by a restart block, which a guest does not have.
@@ -91,6 +97,8 @@ pub trait Bell: Send + Sync {
     fn needs_home(&self, reason: String);
     /// A thread's call is over but for signals, for which it has to be stopped.
     fn due(&self, thread: i32);
+    /// A thread sends its process a signal that may be for another thread: [`Door::take_sent`].
+    fn sends(&self, thread: i32);
 }
 
 /// Shared by the door's threads, the channel's receiver and the main thread.
@@ -179,6 +187,8 @@ struct ThreadState {
     held: Option<u64>,
     /// A notification and its result, which signals have to precede.
     finished: Option<(u64, i64)>,
+    /// A notification that waits until the main thread has taken the signal that it sends.
+    sends: Option<(u64, Sent)>,
     /// The main thread keeps signals until the call is over.
     deferred: bool,
     /// The mask of the call under way, if it has one of its own.
@@ -199,6 +209,7 @@ impl ThreadState {
             in_flight: None,
             held: None,
             finished: None,
+            sends: None,
             deferred: false,
             mask: None,
             unmasked: None,
@@ -235,6 +246,16 @@ struct InFlight {
     cancellable: bool,
     /// Who waits for the reply.
     waiter: thread::Thread,
+}
+
+/// A signal that a process of the guest sends itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// TID at the origin; 0: for the process.
+    pub thread: i32,
+    pub info: [u8; SIGINFO],
+    /// The kernel says who sent it: `si_uid` is still to be filled in.
+    pub plain: bool,
 }
 
 /// Whose call is handled.
@@ -463,6 +484,23 @@ impl Door {
         if let Some((id, result)) = thread.finished.take() {
             self.answer(id, result);
         }
+        if let Some((id, _)) = thread.sends.take() {
+            let _ = self.listener.fail(id, ERESTARTNOINTR);
+        }
+    }
+
+    /// The signal that a thread sends its process, unless it was stopped before; it is announced, so that
+    /// [`Door::received`] has to follow, which ends the call.
+    pub fn take_sent(&self, thread: i32) -> Option<Sent> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let thread = state.threads.get_mut(&thread)?;
+        let (id, sent) = thread.sends.take()?;
+        thread.finished = Some((id, 0));
+        if let Some(process) = state.processes.get_mut(&thread.occupant.pid) {
+            process.announced += 1;
+        }
+        Some(sent)
     }
 
     /// A thread has stopped; its calls are taken again when it goes on.
@@ -573,7 +611,10 @@ impl Door {
         match step {
             Step::Local => {
                 self.lock().statistics.local += 1;
-                let _ = self.listener.resume(notification.id);
+                match self.sent(caller, notification) {
+                    Some(sent) if self.listener.is_valid(notification.id) => self.send(caller, notification.id, sent),
+                    _ => drop(self.listener.resume(notification.id)),
+                }
             }
             Step::Answer(result) => self.give(caller, notification.id, result),
             Step::Forward(pending) => {
@@ -597,6 +638,94 @@ impl Door {
             }
         }
         Ok(())
+    }
+
+    /// The signal that a call sends to another thread of the caller's process, or to whichever takes it. `None`: the kernel
+    /// does it, or says what is wrong with it.
+    fn sent(&self, caller: &Caller, call: &Notification) -> Option<Sent> {
+        let [first, second, third, fourth, ..] = call.args;
+        let own = caller.member.origin_pid;
+        let (thread, signal, info) = match i64::from(call.number) {
+            libc::SYS_kill => (0, second, None),
+            libc::SYS_tkill => (first as i32, second, None),
+            libc::SYS_tgkill => (second as i32, third, None),
+            libc::SYS_rt_sigqueueinfo => (0, second, Some(third)),
+            libc::SYS_rt_tgsigqueueinfo => (second as i32, third, Some(fourth)),
+            _ => return None,
+        };
+        let signal = signal as i32;
+        if !(1..=64).contains(&signal) || signal == libc::SIGKILL {
+            return None;
+        }
+        {
+            let state = self.lock();
+            let siblings = || {
+                let threads = state.threads.values().map(|thread| thread.occupant);
+                threads.filter(|occupant| occupant.pid == caller.member.pid)
+            };
+            let exists = thread == 0 || siblings().any(|occupant| occupant.origin_tid == thread);
+            if thread == caller.origin_tid || siblings().count() < 2 || !exists {
+                return None;
+            }
+        }
+        if thread == 0 {
+            // The kernel prefers the leader, if that lets it in. One that has ended cannot be stopped by us.
+            let ended = ProcDir::open(caller.member.pid)
+                .and_then(|directory| directory.stat())
+                .is_ok_and(|stat| stat.state == b'Z');
+            if ended || caller.origin_tid == own && !self.keeps_out(caller, signal, false) {
+                return None;
+            }
+        }
+        let mut bytes = [0; SIGINFO];
+        let code = match info {
+            Some(address) => {
+                let length = caller.member.memory.read(address, &mut bytes).ok()?;
+                let code = i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+                // What only the kernel may say (rt_sigqueueinfo(2)), but for a leader of itself.
+                let forged = code >= 0 || code == libc::SI_TKILL;
+                if length < SIGINFO || forged && (thread != 0 || caller.origin_tid != own) {
+                    return None;
+                }
+                code
+            }
+            None if thread == 0 => libc::SI_USER,
+            None => libc::SI_TKILL,
+        };
+        bytes[..4].copy_from_slice(&signal.to_le_bytes());
+        bytes[8..12].copy_from_slice(&code.to_le_bytes());
+        if info.is_none() {
+            bytes[16..20].copy_from_slice(&own.to_le_bytes());
+        }
+        Some(Sent {
+            thread,
+            info: bytes,
+            plain: info.is_none(),
+        })
+    }
+
+    /// Leaves a signal to the main thread; the call ends when that has taken it.
+    fn send(&self, caller: &Caller, id: u64, sent: Sent) {
+        let mut state = self.lock();
+        let Some(thread) = state.threads.get_mut(&caller.tid) else {
+            return;
+        };
+        if thread.stopping {
+            let _ = self.listener.fail(id, ERESTARTNOINTR);
+        } else {
+            thread.sends = Some((id, sent));
+            drop(state);
+            self.bell.sends(caller.tid);
+        }
+    }
+
+    /// Whether the thread blocks a signal or, if asked, its process ignores it.
+    fn keeps_out(&self, caller: &Caller, signal: i32, or_ignores: bool) -> bool {
+        let status = ProcDir::open(caller.member.pid)
+            .and_then(|directory| directory.thread(caller.tid))
+            .and_then(|directory| directory.status());
+        let mask = |status: crate::proc::Status| status.blocked | if or_ignores { status.ignored } else { 0 };
+        status.is_ok_and(|status| mask(status) & 1 << (signal - 1) != 0)
     }
 
     fn drop_placeholder(&self, caller: &Caller, number: i32) -> bool {
@@ -755,6 +884,7 @@ impl Door {
             id
         };
         (call.id, call.process, call.thread) = (id, caller.member.origin_pid, caller.origin_tid);
+        call.unstoppable = call.changes_terminal() && self.keeps_out(caller, libc::SIGTTOU, true);
         if let Err(error) = self.sender.send(&Message::Call(call)) {
             tracing::warn!("cannot send a call: {error}");
             self.lose();
@@ -800,6 +930,7 @@ impl Door {
             arguments,
             segments,
             pointers: Vec::new(),
+            unstoppable: false,
         };
         self.exchange(caller, call, false)
     }

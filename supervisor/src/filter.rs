@@ -234,6 +234,7 @@ pub fn confine_executor() -> Result<Vec<u8>, FilterError> {
         libc::SYS_exit,
         libc::SYS_exit_group,
         libc::SYS_rt_sigreturn,
+        libc::SYS_rt_sigprocmask,
         libc::SYS_rt_sigtimedwait,
         libc::SYS_restart_syscall,
     ];

@@ -220,6 +220,8 @@ pub enum Event {
     NeedsHome(String),
     /// A thread's call is over but for signals: [`Bell::due`].
     Due(i32),
+    /// A thread sends its process a signal: [`Bell::sends`].
+    Sends(i32),
     /// A client asks for it to be brought home. The first answer says that the origin was asked; an error after it, that
     /// the guest goes on here; that the sender is dropped, that it went.
     Home(mpsc::Sender<Result<(), String>>),
@@ -251,6 +253,10 @@ impl Bell for Mailbox {
 
     fn due(&self, thread: i32) {
         self.post(Event::Due(thread));
+    }
+
+    fn sends(&self, thread: i32) {
+        self.post(Event::Sends(thread));
     }
 }
 
@@ -579,6 +585,7 @@ impl Guest {
                     self.deliver(tracee, &[])?;
                 }
             }
+            Event::Sends(tid) => self.sends(tid)?,
             Event::Home(answer) => {
                 self.asked_home = true;
                 let reason = "it was asked to".to_owned();
@@ -596,6 +603,26 @@ impl Guest {
             }
         }
         Ok(false)
+    }
+
+    /// Delivers a signal that a process sends itself.
+    fn sends(&mut self, tid: i32) -> Result<(), GuestError> {
+        let Some(index) = self.bodies.iter().position(|body| body.has(tid)) else {
+            return Ok(());
+        };
+        // A thread that was stopped meanwhile makes its call again.
+        let Some(mut sent) = self.door.take_sent(tid) else {
+            return Ok(());
+        };
+        let body = &self.bodies[index];
+        let pid = body.pid;
+        if sent.plain {
+            // si_uid
+            sent.info[20..24].copy_from_slice(&body.process.credentials.uid[0].to_le_bytes());
+        }
+        let taken = self.signal(index, sent.thread, &sent.info);
+        self.door.received(pid);
+        taken
     }
 
     /// A thread that is not held by us.

@@ -296,6 +296,7 @@ fn call(id: u64, process: i32, number: i64, arguments: [Argument; 3], segments: 
         arguments: [first, second, third, zero, zero, zero],
         segments,
         pointers: Vec::new(),
+        unstoppable: false,
     }
 }
 
