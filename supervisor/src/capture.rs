@@ -102,7 +102,7 @@ pub struct Description {
 
 /// A sentence saying why these processes cannot be captured, or nothing. Reads only /proc: it may be asked at any time,
 /// and again once they stand still.
-pub fn verdict(processes: &[i32]) -> std::result::Result<(), String> {
+pub fn verdict(processes: &[i32], purpose: Purpose) -> std::result::Result<(), String> {
     let look = |pid: i32| -> Result<()> {
         let directory = ProcDir::open(pid)?;
         if matches!(directory.stat()?.state, b'Z' | b'X') {
@@ -110,7 +110,10 @@ pub fn verdict(processes: &[i32]) -> std::result::Result<(), String> {
         }
         let maps = directory.smaps()?;
         check(&directory, &maps)?;
-        Ok(areas::leaves(pid, &maps)?)
+        match purpose {
+            Purpose::Move => Ok(areas::leaves(pid, &maps)?),
+            Purpose::Save => Ok(()),
+        }
     };
     let several = processes.len() > 1;
     for pid in processes {

@@ -12,6 +12,7 @@
 //! Every signal is blocked in every thread. The supervisor is the subreaper of the job: what is orphaned in it becomes
 //! its child, so that the job is over exactly when no child is left.
 
+use crate::areas::Purpose;
 use crate::attributes::usage;
 use crate::away::{self, Away, Departure, HomeError, Identity, Incoming, Office, Ring, tell};
 use crate::capture::{self, FrozenJob, Outside};
@@ -515,7 +516,7 @@ impl Job {
         if processes.iter().any(|pid| front::is_stopped(*pid)) {
             return Err("it is stopped; continue it first (fg, or kill -CONT)".to_owned());
         }
-        capture::verdict(&processes)
+        capture::verdict(&processes, Purpose::Move)
     }
 
     /// The manifest of the job.
@@ -703,7 +704,7 @@ impl Job {
         }
         let verdict = if self.alive {
             let processes = self.processes();
-            policy::verdict(&processes, &self.began).and_then(|()| capture::verdict(&processes))
+            policy::verdict(&processes, &self.began).and_then(|()| capture::verdict(&processes, Purpose::Save))
         } else {
             Err("its first process has ended".to_owned())
         };
