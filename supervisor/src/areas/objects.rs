@@ -27,6 +27,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vrun_image::state::{Area, AreaKind, FileMapping, SharedKind, SharedMemory, Slot};
 use vrun_shim::{Expect, Injection, Script, TraceError, area};
 
@@ -476,27 +477,29 @@ impl Objects {
             first: true,
             ..Self::default()
         };
-        for (number, window, offset) in &kept.private {
+        for (number, window, offset) in on(&kept.private).iter_mut() {
             if !areas[process].iter().any(|area| shows(area, *number as usize)) {
                 continue;
             }
             let start = objects.clear_of(injection, occupied, window.clone(), areas[process])?;
-            let window = start..start + (window.end - window.start);
-            objects.private.push((*number, window, *offset));
+            *window = start..start + (window.end - window.start);
+            objects.private.push((*number, window.clone(), *offset));
         }
+        let mut windows = on(&kept.windows);
         for (number, memory) in shared.iter().enumerate() {
             // An area whose private mapping was kept needs nothing else.
             let needs = |area: &Area| shows(area, number) && objects.private_page(area, number as u32).is_none();
             let needed = areas[process].iter().any(needs);
-            let found = kept.windows.iter().find(|(object, ..)| *object as usize == number);
+            let found = windows.iter_mut().find(|(object, ..)| *object as usize == number);
             let source = match (needed, found) {
                 (false, None) => Source::default(),
                 // Its contents are what the private mappings show, too.
                 (false, Some(_)) if !areas[process].iter().any(|area| shows(area, number)) => Source::default(),
                 (_, Some((_, window, offset))) => {
-                    let window = objects.clear_of(injection, occupied, window.clone(), areas[process])?;
+                    let start = objects.clear_of(injection, occupied, window.clone(), areas[process])?;
+                    *window = start..start + (window.end - window.start);
                     Source {
-                        window: Some((window, *offset)),
+                        window: Some((start, *offset)),
                         filled: true,
                         ..Source::default()
                     }
@@ -509,7 +512,7 @@ impl Objects {
             objects.sources.push(source);
         }
         // Windows of what the process does not show any more.
-        let unused = kept.windows.iter().filter(|(_, window, _)| !occupied.contains(window));
+        let unused = windows.iter().filter(|(_, window, _)| !occupied.contains(window));
         objects.windows.extend(unused.map(|(_, window, _)| window.clone()));
         Ok(objects)
     }
@@ -832,12 +835,21 @@ fn open_file(injection: &Injection, path: &[u8], size: u64, time: i64, write: bo
 
 /// What a deputy keeps of the memory that it shared, and of files without a name that it had mapped, empty, so that they
 /// are the same when it comes back.
+///
+/// Copies are of the same windows: one that had to make room for a program that then did not come back is where it is now
+/// for the next try.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
-    /// Object, window, and the offset that the window begins at.
-    windows: Vec<(u32, Range<u64>, u64)>,
+    windows: Shelf,
     /// The same of private mappings, which nothing else can be mapped again from.
-    private: Vec<(u32, Range<u64>, u64)>,
+    private: Shelf,
+}
+
+/// Object, window, and the offset that the window begins at.
+type Shelf = Arc<Mutex<Vec<(u32, Range<u64>, u64)>>>;
+
+fn on(shelf: &Shelf) -> MutexGuard<'_, Vec<(u32, Range<u64>, u64)>> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Kept {
@@ -851,7 +863,7 @@ impl Kept {
         areas: &[Area],
         shared: &[SharedMemory],
     ) -> Result<Self> {
-        let mut kept = Self::default();
+        let kept = Self::default();
         for (number, memory) in shared.iter().enumerate() {
             let unnamed = matches!(
                 memory.kind,
@@ -875,7 +887,7 @@ impl Kept {
             let arguments = [window.start, length, libc::MADV_REMOVE as u64];
             script.step("give it up", libc::SYS_madvise, &arguments, Expect::Anything);
             injection.run(&script)?;
-            kept.windows.push((number as u32, window, offset(area)));
+            on(&kept.windows).push((number as u32, window, offset(area)));
         }
         for area in areas.iter().filter(|area| !area.shared) {
             let AreaKind::File(FileMapping { object, offset, .. }) = area.kind else {
@@ -897,15 +909,20 @@ impl Kept {
             advise("forget its guards", MADV_GUARD_REMOVE);
             advise("give its own pages up", libc::MADV_DONTNEED as u64);
             injection.run(&script)?;
-            kept.private.push((object, window, offset));
+            on(&kept.private).push((object, window, offset));
         }
         Ok(kept)
     }
 
     /// What must stay mapped.
-    pub fn windows(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        let all = self.windows.iter().chain(&self.private);
-        all.map(|(_, window, _)| window.clone())
+    pub fn windows(&self) -> Vec<Range<u64>> {
+        let of = |shelf| {
+            on(shelf)
+                .iter()
+                .map(|(_, window, _)| window.clone())
+                .collect::<Vec<_>>()
+        };
+        [of(&self.windows), of(&self.private)].concat()
     }
 }
 
