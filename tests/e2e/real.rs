@@ -42,7 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             |world, way| sqlite(world, way, "delete"),
             &[Moved, Saved],
         ),
-        ("sqlite_wal", |world, way| sqlite(world, way, "wal"), &[Refused, Saved]),
+        ("sqlite_wal", |world, way| sqlite(world, way, "wal"), &[Refused]),
         ("make", make, &[Moved, Saved]),
         ("vim", vim, &[Moved, Saved]),
         ("redis", redis, &[Moved]),
@@ -149,7 +149,9 @@ impl<'w> Play<'w> {
         match self.way {
             Way::Plain | Way::Unmoved => return Ok(()),
             Way::Moved => travel(a)?,
-            Way::Refused => refused(a, "vmigrate job b", &[1], &["mapped shared and writable"])?,
+            Way::Refused => {
+                refused(a, "vmigrate job b", &[1], &["mapped shared and writable"])?;
+            }
             Way::Saved => {
                 save(a)?;
                 self.run.wait()?;
@@ -171,7 +173,9 @@ impl<'w> Play<'w> {
             self.moments
         );
         let end = self.run.finish()?;
-        ensure!(end.stderr.is_empty(), "on stderr: {}", end.stderr);
+        // What vctl tells of files that it made again is no word of the program.
+        let own = end.stderr.lines().find(|line| !line.starts_with("vctl: "));
+        ensure!(own.is_none(), "on stderr: {}", end.stderr);
         Ok(format!(
             "{}{}status {}\n",
             self.before,
