@@ -238,9 +238,16 @@ pub struct Server {
     busy: Arc<Busy>,
 }
 
+impl Server {
+    /// From now on nobody finds it any more. Clients that were heard still get their answers.
+    pub fn withdraw(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        self.withdraw();
         self.busy.wait(STATUS_TIMEOUT);
     }
 }

@@ -20,6 +20,7 @@
 
 use crate::areas::{self, Known, Origin};
 use crate::capture::{self, CaptureError, Frozen};
+use crate::control;
 use crate::door::{Bell, Door, Member, Occupant};
 use crate::filter;
 use crate::notify::Listener;
@@ -307,13 +308,13 @@ struct Guest {
     clients: Vec<mpsc::Sender<Result<(), String>>>,
 }
 
-/// Runs a built guest until it ends, here or by going home. `ready` is called when it runs, with what a control socket
-/// needs.
+/// Runs a built guest until it ends, here or by going home. `ready` is called when it runs, and serves a control socket:
+/// who asked there for its end is told of it when the guest is no longer listed.
 pub fn run(
     built: Built,
     sender: Sender,
     receiver: Receiver,
-    ready: impl FnOnce(Arc<Facts>, Mailbox),
+    ready: impl FnOnce(Arc<Facts>, Mailbox) -> Option<control::Server>,
 ) -> Result<(), GuestError> {
     let io = |what| move |error: io::Error| GuestError::Io(what, error);
     let signals = sys::watch_signals(&SIGNALS).map_err(io("watch for signals"))?;
@@ -370,7 +371,7 @@ pub fn run(
         .spawn(move || receive(receiver, &line, &replies, &post, &leaders))
         .map_err(io("start a thread"))?;
 
-    ready(
+    let server = ready(
         Arc::new(Facts {
             job: job.clone(),
             pids: bodies.iter().map(|body| body.pid).collect(),
@@ -418,7 +419,10 @@ pub fn run(
             sys::drain(wake.as_fd());
         }
         match guest.attend(&inbox, &waiting) {
-            Ok(true) => return Ok(()),
+            Ok(true) => {
+                server.iter().for_each(control::Server::withdraw);
+                return Ok(());
+            }
             Ok(false) => {}
             // A thread ended while something was done to it: its end wakes us in a moment.
             Err(error) if is_gone(&error) => {}

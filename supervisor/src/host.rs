@@ -80,7 +80,6 @@ pub fn receive_job(config: &Config, sender: Sender, mut receiver: Receiver) -> R
     }
 
     let id = JobId::generate().map_err(|error| ControlError::refused(format!("cannot make an id: {error}")))?;
-    let mut server = None;
     let replies = sender.clone();
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -88,17 +87,16 @@ pub fn receive_job(config: &Config, sender: Sender, mut receiver: Receiver) -> R
     let result = guest::run(built, sender, receiver, |facts, mailbox| {
         let handler =
             move |request, _: &mut dyn FnMut(control::Progress)| answer(&facts, &mailbox, request, &peer, started);
-        match control::serve(config, &id, Arc::new(handler)) {
-            Ok(served) => server = Some(served),
+        let server = control::serve(config, &id, Arc::new(handler))
             // The origin can still be asked everything.
-            Err(error) => tracing::warn!("{error}"),
-        }
+            .inspect_err(|error| tracing::warn!("{error}"))
+            .ok();
         let elapsed_ns = complete.elapsed().as_nanos() as u64;
         if let Err(error) = replies.send(&Message::Running(Running { elapsed_ns })) {
             tracing::warn!("cannot tell the origin: {error}");
         }
+        server
     });
-    drop(server);
     Ok(result?)
 }
 
