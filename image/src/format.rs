@@ -96,9 +96,10 @@ impl Kind {
     }
 
     /// The version of this kind's body that is written, and the only one that is read.
-    const fn version(self) -> u16 {
+    pub const fn version(self) -> u16 {
         match self {
-            Kind::Job | Kind::Pages | Kind::File | Kind::End | Kind::PackedPages | Kind::PackedFile => 1,
+            Kind::Job => 2,
+            Kind::Pages | Kind::File | Kind::End | Kind::PackedPages | Kind::PackedFile => 1,
         }
     }
 

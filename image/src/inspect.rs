@@ -430,6 +430,7 @@ fn shared_report(shared: &SharedMemory, mut runs: Vec<(u64, u64)>) -> SharedRepo
         }
         SharedKind::Open { file } => (report.kind, report.file) = ("open", Some(*file)),
         SharedKind::File { path, .. } => (report.kind, report.path) = ("file", Some(Text::of(path))),
+        SharedKind::Mirrored { name } => (report.kind, report.path) = ("mirrored", Some(Text::of(name))),
         SharedKind::SystemV { id } => (report.kind, report.id) = ("system-v", Some(*id)),
     }
     report

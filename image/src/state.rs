@@ -268,13 +268,22 @@ pub enum SharedKind {
     },
     /// `shmget(2)`.
     SystemV { id: i32 },
+    /// Of a job that moves: a file that stays at home, which an area shows shared and may write to. What is here is kept in
+    /// step with it; `size` is what of it can be read, in whole pages.
+    Mirrored {
+        #[serde(with = "serde_bytes")]
+        name: Vec<u8>,
+    },
 }
+
+/// Most bytes of [`SharedKind::Mirrored`] that a job may have.
+pub const MIRRORED_MAX: u64 = 256 << 20;
 
 impl SharedKind {
     /// Whether an image has the contents.
     pub fn is_stored(&self) -> bool {
         match self {
-            Self::Anonymous { .. } | Self::Unnamed { .. } | Self::SystemV { .. } => true,
+            Self::Anonymous { .. } | Self::Unnamed { .. } | Self::SystemV { .. } | Self::Mirrored { .. } => true,
             Self::File { written, .. } => !written,
             Self::Open { .. } => false,
         }

@@ -136,6 +136,15 @@ impl Job {
                 .check(self.files.len())
                 .map_err(|invalid| invalid.of(format_args!("shared memory {index}")))?;
         }
+        let mirrored = self
+            .shared
+            .iter()
+            .filter(|memory| matches!(memory.kind, SharedKind::Mirrored { .. }));
+        let mirrored = mirrored.fold(0_u64, |sum, memory| sum.saturating_add(memory.size));
+        ensure!(
+            mirrored <= MIRRORED_MAX,
+            "{mirrored} bytes are to be kept in step with files"
+        );
         count("processes", self.processes.len(), 1, MAX_PROCESSES)?;
         count("zombies", self.zombies.len(), 0, MAX_PROCESSES)?;
         let (mut pids, mut tids, mut sessions) = (HashSet::new(), HashSet::new(), HashMap::new());
@@ -225,6 +234,11 @@ impl SharedMemory {
             ),
             SharedKind::File { path: name, .. } => path("file", name)?,
             SharedKind::SystemV { id } => ensure!(*id >= 0, "has the identifier {id}"),
+            SharedKind::Mirrored { .. } => ensure!(
+                self.size.is_multiple_of(PAGE),
+                "has {} bytes, which are not pages",
+                self.size
+            ),
         }
         Ok(())
     }
@@ -484,7 +498,10 @@ impl Area {
             SharedKind::Anonymous { .. } | SharedKind::SystemV { .. } => {
                 end.is_some_and(|end| end <= object.size.next_multiple_of(PAGE))
             }
-            SharedKind::Unnamed { .. } | SharedKind::Open { .. } | SharedKind::File { .. } => end.is_some(),
+            SharedKind::Unnamed { .. }
+            | SharedKind::Open { .. }
+            | SharedKind::File { .. }
+            | SharedKind::Mirrored { .. } => end.is_some(),
         };
         ensure!(inside, "goes beyond the {} bytes of its shared memory", object.size);
         if let SharedKind::Anonymous { huge_page } | SharedKind::Unnamed { huge_page, .. } = object.kind {

@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use proptest::prelude::*;
 use vrun_image::format::{MAGIC, MAX_JOB};
-use vrun_image::{Error, MAX_RUN, Reader, Record, VERSION};
+use vrun_image::{Error, Kind, MAX_RUN, Reader, Record, VERSION};
 
 /// The system's allocator, with the size of each thread's largest request.
 struct Watched;
@@ -49,7 +49,12 @@ fn read(image: &[u8]) -> (Error, usize) {
 
 /// An image that begins with a section of this kind, length and body.
 fn image(kind: u16, length: u64, body: &[u8]) -> Vec<u8> {
-    let head = [kind.to_le_bytes(), 1_u16.to_le_bytes()].concat();
+    let version = if kind == Kind::Job as u16 {
+        Kind::Job.version()
+    } else {
+        1
+    };
+    let head = [kind.to_le_bytes(), version.to_le_bytes()].concat();
     let crc = crc32fast::hash(&[&head, &length.to_le_bytes()[..], body].concat());
     let header = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
     [&header[..], &head, &crc.to_le_bytes(), &length.to_le_bytes(), body].concat()

@@ -183,8 +183,8 @@ fn the_writer_refuses_what_a_reader_would() {
     writer.job(&small()).unwrap();
     refused(writer.job(&small()), "a second one");
     refused(
-        writer.pages(7, 0x60_0000, &page),
-        "process 7, which the job does not have",
+        writer.pages(8, 0x60_0000, &page),
+        "process 8, which the job does not have",
     );
     // Behind the two processes: an open file's memory, a shared one's end.
     refused(writer.pages(3, 0, &page), "inside one area");

@@ -6,6 +6,9 @@ use vrun_image::{Error, Kind, PAGE, Reader, Record, VERSION, inspect};
 
 use crate::jobs::{small, small_image};
 
+/// The version of a Job section.
+const JOB: u16 = Kind::Job.version();
+
 /// A section as the specification has it, whatever it holds.
 fn section(kind: u16, version: u16, body: &[u8]) -> Vec<u8> {
     let head = [kind.to_le_bytes(), version.to_le_bytes()].concat();
@@ -20,7 +23,7 @@ fn image(sections: &[Vec<u8>]) -> Vec<u8> {
 
 /// bincode's default of fixed-width little-endian integers is the image's encoding.
 fn job() -> Vec<u8> {
-    section(1, 1, &bincode::serialize(&small()).unwrap())
+    section(1, JOB, &bincode::serialize(&small()).unwrap())
 }
 
 fn pages(process: u32, start: u64, length: usize) -> Vec<u8> {
@@ -100,16 +103,16 @@ fn other_files_and_versions_are_told_apart() {
     assert!(matches!(read(b"").unwrap_err(), Error::Truncated { section: 0, .. }));
     let newer = [&MAGIC[..], &2_u32.to_le_bytes()].concat();
     assert!(matches!(read(&newer).unwrap_err(), Error::OtherVersion { found: 2 }));
-    let error = read(&image(&[section(1, 2, b"")])).unwrap_err();
+    let error = read(&image(&[section(1, JOB + 1, b"")])).unwrap_err();
     assert!(
         matches!(
             error,
             Error::OtherSectionVersion {
                 section: 1,
                 kind: Kind::Job,
-                found: 2,
-                known: 1
-            }
+                found,
+                known: JOB
+            } if found == JOB + 1
         ),
         "{error:?}"
     );
@@ -128,9 +131,10 @@ fn lengths_are_judged_before_they_are_believed() {
     let caps = [MAX_JOB, run + 12, run + 16, 24, run + 12, run + 16];
     for (kind, cap) in (1_u16..).zip(caps) {
         for length in [cap + 1, u64::MAX] {
+            let version = if kind == Kind::Job as u16 { JOB } else { 1 };
             let head = [
                 &kind.to_le_bytes()[..],
-                &1_u16.to_le_bytes(),
+                &version.to_le_bytes(),
                 &[0; 4],
                 &length.to_le_bytes(),
             ]
@@ -170,12 +174,12 @@ fn order_and_references_are_checked() {
         (
             image(&[section(
                 1,
-                1,
+                JOB,
                 &[bincode::serialize(&small()).unwrap(), vec![0]].concat(),
             )]),
             "cannot be decoded",
         ),
-        (image(&[section(1, 1, b"")]), "cannot be decoded"),
+        (image(&[section(1, JOB, b"")]), "cannot be decoded"),
         (image(&[job(), end([1, 0, 0]), vec![0]]), "something follows"),
     ];
     for (image, why) in cases {
@@ -252,7 +256,7 @@ proptest! {
             let at = at.index(body.len());
             body[at] = value;
         }
-        let forged = image(&[section(1, 1, &body), end([1, 0, 0])]);
+        let forged = image(&[section(1, JOB, &body), end([1, 0, 0])]);
         let accepted = read(&forged).is_ok();
         prop_assert_eq!(inspect(&forged[..]).map(|report| report.to_string()).is_ok(), accepted);
     }

@@ -370,6 +370,12 @@ pub(crate) fn small() -> Job {
                     huge_page: 0,
                 },
             },
+            SharedMemory {
+                size: 0x3000,
+                kind: SharedKind::Mirrored {
+                    name: b"/home/u/data.db-shm".to_vec(),
+                },
+            },
         ],
         processes: vec![first, second],
         zombies: vec![Zombie {
@@ -576,6 +582,7 @@ fn shared_memory(files: u32) -> impl Strategy<Value = SharedMemory> {
         }),
         vec(any::<u8>(), 0..20).prop_map(|name| SharedKind::Unnamed { name, huge_page: 0 }),
         any::<i32>().prop_map(|id| SharedKind::SystemV { id: id & i32::MAX }),
+        vec(any::<u8>(), 0..20).prop_map(|name| SharedKind::Mirrored { name }),
     ];
     (16..64_u64, kind).prop_map(|(pages, kind)| SharedMemory {
         size: pages * PAGE,

@@ -1,6 +1,7 @@
 //! One broken rule at a time.
 
 use proptest::prelude::*;
+use vrun_image::PAGE;
 use vrun_image::state::*;
 
 use crate::jobs::{any_job, siginfo, small};
@@ -164,6 +165,10 @@ fn shared_memory() {
             huge_page: 4_096_000,
         };
     });
+    shared_refused("which are not pages", 5, |shared| shared.size += 1);
+    refused("to be kept in step with files", |job| {
+        job.shared[5].size = MIRRORED_MAX + PAGE
+    });
     shared_refused("identifier -1", 3, |shared| {
         shared.kind = SharedKind::SystemV { id: -1 }
     });
@@ -175,7 +180,7 @@ fn shared_memory() {
     });
 
     let shows = |object, offset| move |area: &mut Area| area.kind = AreaKind::Shared { object, offset };
-    area_refused("the shared memory 5, which is not there", 5, shows(5, 0));
+    area_refused("the shared memory 6, which is not there", 5, shows(6, 0));
     area_refused("the shared memory 4294967295", 5, shows(u32::MAX, 0));
     area_refused("is not page-aligned", 5, shows(0, 0x800));
     area_refused("goes beyond the 8192 bytes", 5, shows(0, 0x1000));

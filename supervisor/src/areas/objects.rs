@@ -333,7 +333,10 @@ impl Finder<'_> {
                 let size = &mut self.shared[number].size;
                 *size = end.max(*size);
             }
-            SharedKind::Anonymous { .. } | SharedKind::Open { .. } | SharedKind::SystemV { .. } => {
+            SharedKind::Anonymous { .. }
+            | SharedKind::Open { .. }
+            | SharedKind::SystemV { .. }
+            | SharedKind::Mirrored { .. } => {
                 let size = &mut self.shared[number].size;
                 *size = end.max(*size);
             }
@@ -635,6 +638,10 @@ impl Objects {
                 Ok(filled(window.start, Some(descriptor)))
             }
             SharedKind::SystemV { .. } => unsupported("System V shared memory cannot be restored yet"),
+            SharedKind::Mirrored { name } => unsupported(format!(
+                "{} stays at the host that it was mapped at",
+                String::from_utf8_lossy(name)
+            )),
         }
     }
 
