@@ -185,6 +185,11 @@ impl Tracee {
         self.request("continue", libc::PTRACE_CONT, 0, signal as usize)
     }
 
+    /// The same up to where its next system call begins or ends (`PTRACE_SYSCALL`): it stops there by `SIGTRAP`.
+    pub fn resume_to_call(self, signal: i32) -> Result<()> {
+        self.request("continue", libc::PTRACE_SYSCALL, 0, signal as usize)
+    }
+
     /// Keeps it in its group stop but reports its continuation (`PTRACE_LISTEN`).
     pub fn listen(self) -> Result<()> {
         self.request("listen to", libc::PTRACE_LISTEN, 0, 0)

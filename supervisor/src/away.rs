@@ -239,6 +239,11 @@ impl Courier {
     fn send(&self, Letter { process, thread, info }: Letter) {
         let signal = Signal::new(process, thread, info);
         let number = signal.number();
+        if number == libc::SIGCONT
+            && let Some(deputy) = self.desk.deputy(process)
+        {
+            deputy.stop_told.store(false, Ordering::Relaxed);
+        }
         if let Err(error) = self.sender.send(&Message::Signal(signal)) {
             // Mostly one that came in between the guest's end and the deputy's.
             tracing::debug!("cannot send a signal: {error}");
@@ -251,11 +256,13 @@ impl Courier {
         }
     }
 
-    /// Tells that a deputy was stopped, unless it goes on already: a `SIGCONT` may have been sent before. To be called with
-    /// the lock of the signals held, so that one which comes now is sent after it.
+    /// Tells once that a deputy was stopped, unless it goes on already: a `SIGCONT` may have been sent before. To be called
+    /// with the lock of the signals held, so that one which comes now is sent after it.
     fn stopped(&self, stopped: Stopped) {
-        let deputy = self.desk.deputy(stopped.process);
-        if deputy.is_some_and(|deputy| crate::front::is_stopped(deputy.pid())) {
+        let Some(deputy) = self.desk.deputy(stopped.process) else {
+            return;
+        };
+        if crate::front::is_stopped(deputy.pid()) && !deputy.stop_told.swap(true, Ordering::Relaxed) {
             let _ = self.sender.send(&Message::DeputyStopped(stopped));
         }
     }
@@ -622,6 +629,19 @@ impl Away {
         self.lost.as_ref()?;
         let undelivered = std::mem::take(&mut *self.courier.undelivered());
         undelivered.into_iter().find(|number| ENDING.contains(number))
+    }
+
+    /// Looks after deputies that are being stopped. A stop is complete, and told to the parent, when the threads that wait for
+    /// work take part in it. The guest is told too: we may not hear of it from the parent, who need not want to know.
+    pub fn complete_stops(&self) {
+        let stopped = |member: &&Member| crate::front::is_stopped(member.deputy.pid());
+        for member in self.members.iter().filter(stopped) {
+            member.deputy.kick();
+            self.deputy_stopped(Stopped {
+                process: member.deputy.process(),
+                signal: libc::SIGSTOP,
+            });
+        }
     }
 
     /// A deputy was stopped by a signal.

@@ -19,7 +19,7 @@
 //!
 //! **Interrupting.** An executor is traced by a thread of ours, the *usher*, and only while it is to be interrupted or to
 //! leave. One that has no call any more would stop only with its next order: it is told to ask again, so that the usher
-//! never waits for long.
+//! never waits for long. A cancelled call is answered even if its process is stopped: the guest cannot stop before.
 //!
 //! Every door call is answered by the thread that holds what it waits for; there is no lock order beyond the one
 //! mutex. Invariants: at most one call is with an executor; `parked` is the notification of one that waits for
@@ -32,6 +32,7 @@ use crate::proc::{ProcDir, ProcError};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -122,6 +123,8 @@ pub struct Deputy {
     state: Mutex<State>,
     /// One more has been told to leave.
     come: Condvar,
+    /// The guest knows that the process is stopped, and of no `SIGCONT` since.
+    pub stop_told: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -427,6 +430,7 @@ impl Deputy {
             usher: desk.usher()?,
             state: Mutex::new(state),
             come: Condvar::new(),
+            stop_told: AtomicBool::new(false),
         }))
     }
 
@@ -819,6 +823,15 @@ impl Deputy {
         Some(station.tid)
     }
 
+    /// Whether a call that a station had has got its reply.
+    fn is_answered(&self, index: usize, call: u64) -> bool {
+        match &self.lock().stations[index].current {
+            Some(Current::Call { id, .. }) => *id != call,
+            Some(Current::Fetching { reply, .. }) => reply.id != call,
+            _ => true,
+        }
+    }
+
     fn dismiss_usher(&self, index: usize) {
         self.lock().stations[index].ushered = false;
     }
@@ -1058,7 +1071,7 @@ fn run_errand(errand: Errand) -> Result<()> {
             let Some(tid) = deputy.announce_usher(station, call) else {
                 return Ok(());
             };
-            let done = interrupt(&deputy, station, tid);
+            let done = interrupt(&deputy, station, call, tid);
             deputy.dismiss_usher(station);
             done
         }
@@ -1084,24 +1097,33 @@ fn run_errand(errand: Errand) -> Result<()> {
     }
 }
 
-fn interrupt(deputy: &Deputy, station: usize, tid: i32) -> Result<()> {
+/// Has an executor answer its call, which is cancelled: now, though its process may be stopped, or be so any moment, and a
+/// result with it. A thread that we trace may go on in a group stop; let go it takes part in it again (ptrace(2)).
+fn interrupt(deputy: &Deputy, station: usize, call: u64, tid: i32) -> Result<()> {
     let executor = Tracee::seize(tid, 0)?;
     executor.interrupt()?;
     loop {
-        match executor.wait()? {
-            // A stop signal's group stop is reported as the same event; letting go leaves it stopped.
+        let signal = match executor.wait()? {
+            status if status.is_end() => return Ok(()),
             Status::Event {
                 event: libc::PTRACE_EVENT_STOP,
                 ..
             } => {
-                let done = deputy.interrupted(station, executor);
-                executor.detach(0)?;
-                return done;
+                if let Err(error) = deputy.interrupted(station, executor) {
+                    executor.detach(0)?;
+                    return Err(error);
+                }
+                0
             }
-            status if status.is_end() => return Ok(()),
-            Status::Stopped(signal) => executor.resume(signal)?,
-            _ => executor.resume(0)?,
+            // Where a call begins or ends.
+            Status::Stopped(libc::SIGTRAP) => 0,
+            Status::Stopped(signal) => signal,
+            _ => 0,
+        };
+        if deputy.is_answered(station, call) {
+            return Ok(executor.detach(signal)?);
         }
+        executor.resume_to_call(signal)?;
     }
 }
 

@@ -914,13 +914,29 @@ impl Door {
         }
     }
 
-    /// A call of our own at the origin, one that does not wait.
+    /// A call of our own at the origin, one that does not wait. It has changed nothing if the thread is to stop first.
     fn ask(
         &self,
         caller: &Caller,
         number: i64,
         arguments: [Argument; 6],
         segments: Vec<Segment>,
+    ) -> Result<Reply, Failure> {
+        let reply = self.ask_to_the_end(caller, number, arguments, segments, true)?;
+        match reply.result == -i64::from(ERESTARTSYS) {
+            true => Err(Failure::Again),
+            false => Ok(reply),
+        }
+    }
+
+    /// The same, and unless it is `cancellable` nothing keeps it from being made.
+    fn ask_to_the_end(
+        &self,
+        caller: &Caller,
+        number: i64,
+        arguments: [Argument; 6],
+        segments: Vec<Segment>,
+        cancellable: bool,
     ) -> Result<Reply, Failure> {
         let call = Call {
             id: 0,
@@ -932,7 +948,7 @@ impl Door {
             pointers: Vec::new(),
             unstoppable: false,
         };
-        self.exchange(caller, call, false)
+        self.exchange(caller, call, cancellable)
     }
 
     /// `mmap` of a descriptor: the part of the file that it shows is fetched into a memfd, which takes the descriptor's
@@ -1154,7 +1170,8 @@ impl Door {
                 value(0),
                 value(0),
             ];
-            self.ask(caller, libc::SYS_pwrite64, arguments, vec![Segment::In(chunk.to_vec())])?;
+            let segments = vec![Segment::In(chunk.to_vec())];
+            self.ask_to_the_end(caller, libc::SYS_pwrite64, arguments, segments, false)?;
             at += chunk.len() as u64;
         }
         Ok(descriptor)
@@ -1211,18 +1228,10 @@ impl Door {
             len: ROOM,
             keep: Keep::Returned,
         };
-        let reply = self.ask(
-            caller,
-            libc::SYS_pread64,
-            [descriptor, first, room, zero, zero, zero],
-            vec![out],
-        )?;
-        self.ask(
-            caller,
-            libc::SYS_close,
-            [descriptor, zero, zero, zero, zero, zero],
-            Vec::new(),
-        )?;
+        let arguments = [descriptor, first, room, zero, zero, zero];
+        let reply = self.ask_to_the_end(caller, libc::SYS_pread64, arguments, vec![out], false)?;
+        let arguments = [descriptor, zero, zero, zero, zero, zero];
+        self.ask_to_the_end(caller, libc::SYS_close, arguments, Vec::new(), false)?;
         let bytes = reply.outputs.into_iter().next().map(|output| output.bytes);
         Ok(match reply.result {
             error if error < 0 => Err(error),

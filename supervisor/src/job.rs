@@ -38,15 +38,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vrun_remote_io::message::{COMMAND_MAX, ExitStatus, Exited, Message, Offer, Stopped};
 use vrun_shim::{Status, area};
 
 /// How often it is looked whether somebody stops a deputy.
-const STOPS: rustix::event::Timespec = rustix::event::Timespec {
-    tv_sec: 0,
-    tv_nsec: 300_000_000,
-};
+const STOPS: Duration = Duration::from_millis(300);
 
 /// What a supervisor begins with.
 #[derive(Debug)]
@@ -285,6 +282,7 @@ impl Job {
 
     /// Until no process of the job is left.
     fn run(&mut self, side: &mut SupervisorSide) {
+        let mut look = Instant::now();
         loop {
             if !self.reap(side) {
                 return;
@@ -301,9 +299,14 @@ impl Job {
             // The ends of deputies whose parents are deputies too.
             let members = self.away.iter().flat_map(|away| &away.members);
             fds.extend(members.map(|member| PollFd::new(&member.end, PollFlags::IN)));
-            // The kernel tells nobody of a stop that has begun.
-            match poll(&mut fds, self.away.as_ref().map(|_| &STOPS)) {
-                Ok(0) => self.complete_stops(),
+            let patience = self.away.as_ref().map(|_| {
+                let left = look.saturating_duration_since(Instant::now());
+                rustix::event::Timespec {
+                    tv_sec: 0,
+                    tv_nsec: left.subsec_nanos().into(),
+                }
+            });
+            match poll(&mut fds, patience.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return tracing::error!("cannot wait for events: {error}"),
             }
@@ -311,6 +314,13 @@ impl Job {
             // Emptied before looking, so that what comes in between wakes us again.
             while let Ok(Some(_)) = self.children.read_signal() {}
             let _ = rustix::io::read(&*wake, &mut [0; 8]);
+            // The kernel tells nobody of a stop that has begun.
+            if let Some(away) = &self.away
+                && look <= Instant::now()
+            {
+                away.complete_stops();
+                look = Instant::now() + STOPS;
+            }
             if front && let Some(message) = side.receive() {
                 self.obey(message);
             }
@@ -354,18 +364,6 @@ impl Job {
             side.tell(&ToFront::Exited { status, over: !left });
         }
         left
-    }
-
-    /// A stop of a deputy is complete, and told, when its threads that wait for work take part in it.
-    fn complete_stops(&self) {
-        let deputies = self
-            .away
-            .iter()
-            .flat_map(|away| &away.members)
-            .map(|member| &member.deputy);
-        deputies
-            .filter(|deputy| front::is_stopped(deputy.pid()))
-            .for_each(|deputy| deputy.kick());
     }
 
     /// A process of a job that is away was stopped here.
