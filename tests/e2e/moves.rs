@@ -23,7 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("terminal", terminal),
         ("signals", signals),
         ("killed_away", killed_away),
-        ("vector_registers", |world| simple(world, "c:avx512 4000000000")),
+        ("vector_registers", |world| simple(world, "c:vectors 4000000000")),
         ("clocks", |world| simple(world, "c:clocks 30")),
         ("listed", listed),
     ];
