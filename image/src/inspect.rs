@@ -501,6 +501,10 @@ fn file_report(file: &OpenFile, runs: &[(u64, u64)]) -> FileReport {
             report.path = Some(Text::of(path));
             report.offset = Some(*offset);
         }
+        FileKind::Link { path } => {
+            report.kind = "symbolic link";
+            report.path = Some(Text::of(path));
+        }
         FileKind::Device { path, offset, .. } => {
             report.kind = "device";
             report.path = Some(Text::of(path));

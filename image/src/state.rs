@@ -616,6 +616,11 @@ pub enum FileKind {
     },
     /// memfd_create(2).
     Memory(MemoryFile),
+    /// A symbolic link itself (`O_PATH | O_NOFOLLOW`).
+    Link {
+        #[serde(with = "serde_bytes")]
+        path: Vec<u8>,
+    },
 }
 
 /// An end of a pipe or FIFO.

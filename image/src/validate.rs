@@ -642,6 +642,10 @@ impl OpenFile {
                 path("directory", directory)?;
                 *offset
             }
+            FileKind::Link { path: link } => {
+                path("symbolic link", link)?;
+                0
+            }
             FileKind::Device {
                 path: device, offset, ..
             } => {

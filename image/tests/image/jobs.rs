@@ -507,6 +507,7 @@ fn open_file() -> impl Strategy<Value = OpenFile> {
     let kind = prop_oneof![
         regular,
         (path(), offset()).prop_map(|(path, offset)| FileKind::Directory { path, offset }),
+        path().prop_map(|path| FileKind::Link { path }),
         any::<u64>().prop_map(|device| FileKind::Device {
             path: b"/dev/urandom".to_vec(),
             device,

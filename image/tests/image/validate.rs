@@ -396,6 +396,9 @@ fn descriptors() {
             offset: 0,
         };
     });
+    refused("open file 3: the path", |job| {
+        job.files[3].kind = FileKind::Link { path: Vec::new() };
+    });
     refused("is at offset", |job| {
         job.files[3].kind = FileKind::Directory {
             path: b"/".to_vec(),

@@ -22,7 +22,7 @@
 //! | `Regular`          | a file that its path leads to                   | opened by its path, or created from the image |
 //! | … `(deleted)`      | a file without a name                           | a new file without a name, from the image     |
 //! | `Directory`        | a directory that its path leads to              | opened by its path, at the same cookie        |
-//! | `Device`           | null, zero, full, random, urandom               | opened by its path                            |
+//! | `Device`, `Link`   | null, zero, full, …; `O_PATH` of a link itself  | opened by its path                            |
 //! | `Inherited`        | 0, 1, 2: what came from outside                 | the restorer's stream of that number          |
 //! | `Pipe`             | both ends in the job, or the other one gone     | made anew, with what was in it                |
 //! | … with a path      | a FIFO                                          | opened by its path, filled if it is empty     |
@@ -552,6 +552,7 @@ fn check_in(here: &Path, job: &Job, with_files: bool) -> Result<Plan> {
                 (path, paths::find(path, file.flags, FileType::CharacterDevice, *device))
             }
             FileKind::Directory { path, .. } => (path, paths::find(path, file.flags, FileType::Directory, 0)),
+            FileKind::Link { path } => (path, paths::find(path, file.flags, FileType::Symlink, 0)),
             FileKind::Regular(regular) if regular.path.ends_with(DELETED) => (&regular.path, Ok(None)),
             FileKind::Regular(regular) => (
                 &regular.path,
@@ -692,7 +693,7 @@ impl Plan {
                 FileKind::Regular(regular) => (&regular.path[..], Some(regular.offset)),
                 FileKind::Directory { path, offset } => (&path[..], Some(*offset)),
                 // The position of the five devices means nothing to them.
-                FileKind::Device { path, .. } => (&path[..], None),
+                FileKind::Device { path, .. } | FileKind::Link { path } => (&path[..], None),
                 FileKind::Memory(memory) => (&memory.name[..], None),
                 FileKind::Inherited { .. } => (&b"a standard stream"[..], None),
                 _ => (&b"a descriptor"[..], None),

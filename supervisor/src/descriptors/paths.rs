@@ -59,7 +59,7 @@ pub(super) fn capture(
     }
     let is_view =
         || rustix::fs::statfs(description.magic()).is_ok_and(|system| VIEWS.contains(&(system.f_type as u32)));
-    let is_file = matches!(kind, FileType::RegularFile | FileType::Directory)
+    let is_file = matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink)
         && target.starts_with(b"/")
         && !target.starts_with(b"/memfd:")
         && !is_view();
@@ -70,7 +70,7 @@ pub(super) fn capture(
         ));
     }
     let (path, inode) = (target.clone(), (stat.st_dev, stat.st_ino));
-    let leads_there = rustix::fs::stat(&path[..]).is_ok_and(|there| (there.st_dev, there.st_ino) == inode);
+    let leads_there = look(&path, kind).is_ok_and(|there| (there.st_dev, there.st_ino) == inode);
     let unnamed = !leads_there && stat.st_nlink == 0 && path.ends_with(DELETED);
     let shown = show(path.strip_suffix(DELETED).filter(|_| unnamed).unwrap_or(&path));
     if kind == FileType::Directory {
@@ -80,6 +80,12 @@ pub(super) fn capture(
             _ => refuse(format!(
                 "the directory {shown}, but that path leads to something else by now"
             )),
+        };
+    }
+    if kind == FileType::Symlink {
+        return match leads_there {
+            true => Ok(FileKind::Link { path }),
+            false => refuse(format!("the symbolic link {shown}, which is not there any more")),
         };
     }
     match (leads_there, unnamed) {
@@ -290,6 +296,7 @@ pub(super) fn find(path: &[u8], flags: u32, expected: FileType, device: u64) -> 
         let what = match expected {
             FileType::Directory => "a directory",
             FileType::RegularFile => "a regular file",
+            FileType::Symlink => "a symbolic link",
             _ => "the device that it was",
         };
         if right {
@@ -302,7 +309,7 @@ pub(super) fn find(path: &[u8], flags: u32, expected: FileType, device: u64) -> 
         }
     };
     // Looked at before it is opened: opening a FIFO waits, opening a device acts. And after: it may have been replaced.
-    match rustix::fs::stat(path) {
+    match look(path, expected) {
         Ok(stat) => verify(stat)?,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
         Err(errno) => return Err(failed("look at", path, errno)),
@@ -311,6 +318,14 @@ pub(super) fn find(path: &[u8], flags: u32, expected: FileType, device: u64) -> 
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed("open", path, errno))?;
     let stat = rustix::fs::fstat(&fd).map_err(|errno| failed("look at", path, errno))?;
     Ok(Some((fd, verify(stat)?)))
+}
+
+/// What a path leads to; for a symbolic link, that itself.
+fn look(path: &[u8], expected: FileType) -> rustix::io::Result<Stat> {
+    match expected {
+        FileType::Symlink => rustix::fs::lstat(path),
+        _ => rustix::fs::stat(path),
+    }
 }
 
 /// Whether a file that was found is longer than it was, and may be; an error if it is not what the program knows.
