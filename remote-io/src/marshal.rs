@@ -211,9 +211,6 @@ fn try_begin(pid: i32, number: u32, args: [u64; 6], memory: &dyn Memory) -> Resu
                 });
             }
         }
-        Some(Special::TimerCreate) if pending.notifies_a_thread() => {
-            return Ok(Step::Home("a timer that notifies a thread".into()));
-        }
         _ => {}
     }
     Ok(Step::Forward(pending))
@@ -648,12 +645,6 @@ impl Pending {
                 .filter(|how| how.len() >= 8)
                 .map_or(0, |how| u64_at(how, 0)),
         }
-    }
-
-    /// `timer_create` whose struct sigevent asks for a thread: sigev_notify is an int at 12.
-    fn notifies_a_thread(&self) -> bool {
-        let notify = self.input(1).map(|event| i32_at(event, 12));
-        !matches!(notify, None | Some(libc::SIGEV_SIGNAL | libc::SIGEV_NONE))
     }
 
     fn input(&self, position: usize) -> Option<&[u8]> {

@@ -88,10 +88,8 @@ pub enum Special {
     SocketOption,
     /// To itself local, to others forwarded.
     Signal,
-    /// Real time forwarded; processor time is measured where the process runs, and its state is not moved: home.
+    /// Real time forwarded, processor time local: it is measured where the process runs.
     Itimer,
-    /// Forwarded, but for timers of processor time and those that notify a thread.
-    TimerCreate,
     /// Reading the own limits is local, setting them both, those of others forwarded.
     Limits,
     /// Its own local, that of others forwarded.
@@ -454,11 +452,11 @@ static TABLE: &[Row] = &[
     r(219, "restart_syscall",        Free,  Local, SIGNALS),
     r(220, "semtimedop",             Free,  Home(IPC), IPC),
     r(221, "fadvise64",              Free,  Forward(&[V, V, V, V]), DATA),
-    r(222, "timer_create",           Free,  special(TimerCreate, &[V, In(Is(64)), Out(Is(4))]), TIMERS),
-    r(223, "timer_settime",          Free,  Forward(&[V, V, In(Is(32)), Out(Is(32))]), TIMERS),
-    r(224, "timer_gettime",          Free,  Forward(&[V, Out(Is(32))]), TIMERS),
-    r(225, "timer_getoverrun",       Free,  Forward(&[V]), TIMERS),
-    r(226, "timer_delete",           Free,  Forward(&[V]), TIMERS),
+    r(222, "timer_create",           Free,  Local, TIMERS),
+    r(223, "timer_settime",          Free,  Local, TIMERS),
+    r(224, "timer_gettime",          Free,  Local, TIMERS),
+    r(225, "timer_getoverrun",       Free,  Local, TIMERS),
+    r(226, "timer_delete",           Free,  Local, TIMERS),
     r(227, "clock_settime",          Free,  Home(ADMIN), ADMIN),
     r(228, "clock_gettime",          Free,  Local, CLOCKS),
     r(229, "clock_getres",           Free,  Local, CLOCKS),
@@ -685,10 +683,9 @@ pub(crate) fn decide(row: &Row, process: i32, arguments: &[u64; 6]) -> Decision 
         SocketOption if has_addresses(second as i32, third as i32) => {
             return home("a socket option with addresses in it");
         }
-        // Delivered at once, as the program may expect: by the guest's own kernel, or what watches over its threads.
+        // Delivered at once, as the program may expect, by the guest's own kernel.
         Signal if own(first) => return Decision::Local,
-        Itimer if first as i32 != libc::ITIMER_REAL => return home("a timer of processor time"),
-        TimerCreate if !is_wall_clock(first as i32) => return home("a timer of processor time"),
+        Itimer if first as i32 != libc::ITIMER_REAL => return Decision::Local,
         Limits if first as i32 == 0 || own(first) => {
             return if third == 0 {
                 Decision::Local
@@ -702,18 +699,9 @@ pub(crate) fn decide(row: &Row, process: i32, arguments: &[u64; 6]) -> Decision 
         CloseRange if third as u32 & libc::CLOSE_RANGE_UNSHARE != 0 => {
             return home("close_range that unshares the table");
         }
-        SocketOption | Signal | Itimer | TimerCreate | Limits | Priority | CloseRange => {}
+        SocketOption | Signal | Itimer | Limits | Priority | CloseRange => {}
     }
     Decision::Forward(six(list))
-}
-
-/// Clocks whose timers do not count the processor time of somebody.
-fn is_wall_clock(clock: i32) -> bool {
-    use libc::*;
-    matches!(
-        clock,
-        CLOCK_REALTIME | CLOCK_MONOTONIC | CLOCK_BOOTTIME | CLOCK_REALTIME_ALARM | CLOCK_BOOTTIME_ALARM | CLOCK_TAI
-    )
 }
 
 /// `fcntl` by its command (`fs/fcntl.c`).

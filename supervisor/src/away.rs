@@ -14,6 +14,7 @@
 //! yet, and none can be once this connection is gone. The host ends such a guest as soon as it notices.
 
 use crate::areas::{self, Kept};
+use crate::attributes;
 use crate::capture::{self, CaptureError, Frozen, Outside};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
@@ -33,7 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use vrun_image::state::{Area, Host, Job, Process, SharedMemory};
+use vrun_image::state::{Host, Job, Process, SharedMemory};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
@@ -365,22 +366,9 @@ pub fn depart(departure: Departure, office: &Office<'_>) -> Result<(Away, Moved)
     }
 }
 
-/// Why processes cannot leave that can be saved.
-fn stays(process: &Process) -> Option<String> {
-    let pid = process.pid;
-    if process.signals.interval_timers[1..]
-        .iter()
-        .any(|timer| timer.value != 0)
-    {
-        return Some(format!("process {pid} has a timer that counts its CPU time"));
-    }
-    None
-}
-
 /// What has to be known of processes that have left.
 struct Bodies {
-    /// Of each, where the command line and the environment are, and its areas.
-    processes: Vec<(Range<u64>, Vec<Area>)>,
+    processes: Vec<Process>,
     shared: Vec<SharedMemory>,
 }
 
@@ -399,21 +387,8 @@ fn send(
         areas::Purpose::Move,
         &areas::Known::default(),
     )?;
-    for process in frozen {
-        let directory = ProcDir::open(process.pid()).map_err(CaptureError::from)?;
-        if let Some(reason) = crate::attributes::timers::stay(&directory).map_err(CaptureError::from)? {
-            return Err(ControlError::refused(format!("the job cannot be moved now: {reason}")));
-        }
-    }
-    if let Some(reason) = description.processes.iter().find_map(stays) {
-        return Err(ControlError::refused(format!("the job cannot be moved now: {reason}")));
-    }
-    let body = |process: &Process| {
-        let layout = &process.memory.layout;
-        (layout.arg_start..layout.env_end, process.memory.areas.clone())
-    };
     let bodies = Bodies {
-        processes: description.processes.iter().map(body).collect(),
+        processes: description.processes.clone(),
         shared: description.shared.clone(),
     };
     let first = frozen.first().map_or(0, Frozen::pid);
@@ -471,19 +446,31 @@ fn settle(
     let pids: Vec<i32> = frozen.iter().map(Frozen::pid).collect();
     let mut members = Vec::with_capacity(frozen.len());
     let mut threads = 0;
-    for (process, (arguments, areas)) in frozen.into_iter().zip(bodies.processes) {
+    for (process, body) in frozen.into_iter().zip(bodies.processes) {
         let pid = process.pid();
+        let layout = &body.memory.layout;
+        let arguments = layout.arg_start..layout.env_end;
         let mut occupied = restore::occupied(process.maps(), &[]);
         let injections = process.into_injections();
-        let kept = match injections.first() {
-            Some(leader) => Kept::keep(leader, &mut occupied, &areas, &bodies.shared),
-            None => Ok(Kept::default()),
+        threads += injections.len();
+        let settle = || {
+            let kept = match injections.first() {
+                Some(leader) => Kept::keep(leader, &mut occupied, &body.memory.areas, &bodies.shared)?,
+                None => Kept::default(),
+            };
+            let late = withdraw(&injections, &body)?;
+            let tracees: Vec<_> = injections.into_iter().map(Injection::keep).collect();
+            Ok((
+                Member::settle(&tracees, arguments, kept, &pids, &courier, office)?,
+                late,
+            ))
         };
-        let tracees: Vec<_> = injections.into_iter().map(Injection::keep).collect();
-        threads += tracees.len();
-        let settle = |kept| Member::settle(&tracees, arguments, kept, &pids, &courier, office);
-        match kept.map_err(DeputyError::from).and_then(settle) {
-            Ok(member) => members.push(member),
+        match settle() {
+            Ok((member, late)) => {
+                let tell = |(thread, info)| courier.signal(member.deputy.process(), thread, info);
+                late.into_iter().for_each(tell);
+                members.push(member);
+            }
             // It was killed in between.
             Err(DeputyError::Trace(TraceError::Gone(_))) => {
                 let kill = Signal::kill(pid);
@@ -518,6 +505,24 @@ fn settle(
         owed: 0,
         lost: None,
     })
+}
+
+/// Takes out of a process what its guest has got: timers, and signals that wait. Gives the signals that have come since,
+/// each with the thread that it is for.
+fn withdraw(threads: &[Injection], body: &Process) -> Result<Vec<(i32, [u8; SIGINFO])>, DeputyError> {
+    let Some(leader) = threads.first() else {
+        return Ok(Vec::new());
+    };
+    let directory = ProcDir::open(leader.tracee().tid())?;
+    attributes::timers::withdraw(leader, &directory.timers()?)?;
+    let mut late = Vec::new();
+    let own = threads.iter().zip(&body.threads);
+    let own = own.map(|(injection, thread)| (injection, thread.tid, &thread.pending));
+    for (injection, thread, pending) in own.chain([(leader, 0, &body.signals.pending)]) {
+        let others = attributes::signals::take(injection, pending)?;
+        late.extend(others.into_iter().map(|info| (thread, info)));
+    }
+    Ok(late)
 }
 
 impl Member {
@@ -834,6 +839,17 @@ pub enum HomeError {
 /// On failure the processes are given back that are deputies no more, by host PID.
 type Rebuilt = Result<Vec<Restored>, (String, Vec<(i32, Vec<Retired>)>)>;
 
+/// Gives back the numbers of timers that a process has deleted where it was; where numbers can be chosen, its deputy has none.
+fn forget_timers(leader: Tracee, process: &Process) -> Result<(), DeputyError> {
+    let timers = ProcDir::open(leader.tid())?.timers()?;
+    if !timers.is_empty() {
+        let injection = Injection::begin(leader)?;
+        attributes::timers::give_back(&injection, &timers, process)?;
+        injection.finish()?;
+    }
+    Ok(())
+}
+
 /// From the image on its way to the rebuilt processes, which are held before their first instructions.
 fn rebuild<F>(
     image: &mut ImageStream<F>,
@@ -894,6 +910,7 @@ where
         let mut restorers = Vec::with_capacity(deputies.len());
         for (index, (process, (_, threads))) in job.processes.iter().zip(&retired).enumerate() {
             let leader = threads[0].tracee;
+            forget_timers(leader, process)?;
             let kept = members.iter().find(|member| member.deputy.process() == process.pid);
             let kept = kept.map_or_else(Kept::default, |member| member.kept.clone());
             let objects = restore::deputy_objects(leader, &job, index, &kept)?;

@@ -11,9 +11,8 @@
 //! ```
 //!
 //! **Threads.** The process's own threads stay, each under its TID, and fetch signals: the leader all of them, the others
-//! what may be meant for one thread. They leave real-time signals to the leader (but for those of timers that signal a
-//! thread), because two threads that fetch such signals at once may hand them over in the wrong order. The calls are made
-//! by *executors*, as many as there are calls at a time, at most one for each thread of the process. The first of them
+//! what may be meant for one thread. They leave real-time signals to the leader, because two threads that fetch such signals
+//! at once may hand them over in the wrong order. The calls are made by *executors*, as many as there are calls at a time, at most one for each thread of the process. The first of them
 //! that is needed, and every further one, is cloned by the *foreman*, the one thread that is not confined, which does
 //! nothing but that.
 //!
@@ -392,14 +391,10 @@ impl Deputy {
         let registers = leader.registers()?;
         injection.run(&empty_script(&directory, arguments, kept, adopted, threads.len())?)?;
         injection.write(scratch(0) - 8, &code.executor.to_le_bytes())?;
-        let others = UNQUEUED
-            | thread_timers(&directory)
-                .iter()
-                .fold(0, |mask, timer| mask | 1 << (timer.signal - 1));
         let mut slots = vec![0; threads.len() * SLOT as usize];
         for (slot, mask) in slots
             .chunks_exact_mut(SLOT as usize)
-            .zip(std::iter::once(u64::MAX).chain(std::iter::repeat(others)))
+            .zip(std::iter::once(u64::MAX).chain(std::iter::repeat(UNQUEUED)))
         {
             slot[SLOT_MASK as usize..][..8].copy_from_slice(&mask.to_le_bytes());
         }
@@ -556,15 +551,9 @@ impl Deputy {
 
     /// The thread that a signal is for, as the job numbers it, if it is for one: that which has fetched it.
     fn directed(&self, info: &[u8; SIGINFO], tid: i32) -> i32 {
-        // si_code; of a timer's signal si_timerid too (sigaction(2)).
-        let word = |at: usize| i32::from_le_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-        let directed = match word(8) {
-            _ if self.threads.len() == 1 => false,
-            libc::SI_TKILL => true,
-            libc::SI_TIMER => ProcDir::open(self.pid)
-                .is_ok_and(|directory| thread_timers(&directory).iter().any(|timer| timer.id == word(16))),
-            _ => false,
-        };
+        // si_code
+        let code = i32::from_le_bytes([info[8], info[9], info[10], info[11]]);
+        let directed = self.threads.len() > 1 && code == libc::SI_TKILL;
         let thread = self.threads.iter().find(|thread| directed && thread.tid == tid);
         thread.map_or(0, |thread| thread.inner)
     }
@@ -1031,37 +1020,6 @@ fn forget(threads: &[Tracee], entry: u64) -> Result<()> {
         thread.set_blocked(u64::MAX)?;
     }
     Ok(())
-}
-
-/// A timer that signals a thread.
-struct ThreadTimer {
-    id: i32,
-    signal: i32,
-}
-
-/// Of `/proc/PID/timers` (proc_pid_timers(5)), whose lines are `ID: 0`, `signal: 14/value`, `notify: signal/tid.123`.
-fn thread_timers(directory: &ProcDir) -> Vec<ThreadTimer> {
-    let text = directory.read("timers").unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let mut found = Vec::new();
-    let (mut id, mut signal) = (0, 0);
-    for line in text.lines() {
-        match line.split_once(": ") {
-            Some(("ID", number)) => id = number.trim().parse().unwrap_or(0),
-            Some(("signal", value)) => {
-                signal = value
-                    .split('/')
-                    .next()
-                    .and_then(|number| number.parse().ok())
-                    .unwrap_or(0);
-            }
-            Some(("notify", how)) if how.contains("/tid.") && (1..=64).contains(&signal) => {
-                found.push(ThreadTimer { id, signal });
-            }
-            _ => {}
-        }
-    }
-    found
 }
 
 fn run_errand(errand: Errand) -> Result<()> {

@@ -22,8 +22,8 @@
 //! reply is in its process before any call of that returns: a result that overtakes it is *finished* and kept until its
 //! thread is stopped for the signal, or the signal is in the process by way of another thread.
 //!
-//! Those that a process sends itself are delivered by the main thread too, unless the calling thread takes them: the thread that
-//! takes one may be waiting here, where the guest's kernel would not wake it.
+//! Those that the guest's own kernel sends do not wake a thread that waits here: the main thread learns of them
+//! ([`crate::heed`]) and stops it. One that is on its way here meanwhile rings for that when it has come ([`Door::heed`]).
 //!
 //! **Masks.** The mask that `ppoll` and its kin have for their time is not the guest's while it waits here. A signal
 //! that the mask lets in ends the call, and the main thread lets it in ([`Door::unmasked`]); one that it keeps out waits
@@ -32,10 +32,10 @@
 //! **Time.** A wait that is turned away (for a stop, or a signal that changes nothing) is made again by the kernel with the
 //! timeout that it began with: what has passed of it is remembered and taken off.
 
-use crate::attributes::usage;
+use crate::attributes::{timers, usage};
 use crate::memory::{MemoryError, TargetMemory};
 use crate::notify::{Listener, Notification, RecvError};
-use crate::proc::ProcDir;
+use crate::proc::{ProcDir, TimerInfo};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
@@ -48,12 +48,9 @@ use vrun_remote_io::call::{Argument, Call, Keep, Reply, Segment};
 use vrun_remote_io::channel::Sender;
 use vrun_remote_io::marshal::{self, MmapRequest, Outcome, Pending, Step};
 use vrun_remote_io::message::{Cancel, Message};
-use vrun_shim::tracee::SIGINFO;
 
 /// `include/linux/errno.h`: make the call again, unless a handler without `SA_RESTART` runs.
 const ERESTARTSYS: i32 = 512;
-/// Make the call again, whatever handler runs.
-const ERESTARTNOINTR: i32 = 513;
 /// Make the call again unless any handler runs.
 const ERESTARTNOHAND: i32 = 514;
 /// Make the call again by a restart block, which a guest does not have.
@@ -97,8 +94,8 @@ pub trait Bell: Send + Sync {
     fn needs_home(&self, reason: String);
     /// A thread's call is over but for signals, for which it has to be stopped.
     fn due(&self, thread: i32);
-    /// A thread sends its process a signal that may be for another thread: [`Door::take_sent`].
-    fn sends(&self, thread: i32);
+    /// A thread waits here for which there may be signals: [`Door::heed`].
+    fn heed(&self, thread: i32);
 }
 
 /// Shared by the door's threads, the channel's receiver and the main thread.
@@ -106,6 +103,8 @@ pub struct Door {
     listener: Listener,
     sender: Sender,
     bell: Box<dyn Bell>,
+    /// The origin can give a timer the number that it has here.
+    numbers_timers: bool,
     state: Mutex<State>,
     pool: Mutex<Pool>,
     /// A place for a receiver is free.
@@ -187,8 +186,8 @@ struct ThreadState {
     held: Option<u64>,
     /// A notification and its result, which signals have to precede.
     finished: Option<(u64, i64)>,
-    /// A notification that waits until the main thread has taken the signal that it sends.
-    sends: Option<(u64, Sent)>,
+    /// There may be signals for it.
+    heed: bool,
     /// The main thread keeps signals until the call is over.
     deferred: bool,
     /// The mask of the call under way, if it has one of its own.
@@ -209,7 +208,7 @@ impl ThreadState {
             in_flight: None,
             held: None,
             finished: None,
-            sends: None,
+            heed: false,
             deferred: false,
             mask: None,
             unmasked: None,
@@ -246,16 +245,6 @@ struct InFlight {
     cancellable: bool,
     /// Who waits for the reply.
     waiter: thread::Thread,
-}
-
-/// A signal that a process of the guest sends itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Sent {
-    /// TID at the origin; 0: for the process.
-    pub thread: i32,
-    pub info: [u8; SIGINFO],
-    /// The kernel says who sent it: `si_uid` is still to be filled in.
-    pub plain: bool,
 }
 
 /// Whose call is handled.
@@ -324,6 +313,7 @@ impl Door {
         listener: Listener,
         sender: Sender,
         bell: Box<dyn Bell>,
+        numbers_timers: bool,
         members: Vec<Member>,
         occupants: Vec<Occupant>,
     ) -> Arc<Self> {
@@ -345,6 +335,7 @@ impl Door {
             listener,
             sender,
             bell,
+            numbers_timers,
             state: Mutex::new(state),
             pool: Mutex::default(),
             free: Condvar::new(),
@@ -450,6 +441,21 @@ impl Door {
         self.lock().with(thread, |thread| thread.unmasked.take())
     }
 
+    /// The guest's kernel has sent a process a signal. Gives those of its threads that wait here; of every other one
+    /// [`Bell::heed`] tells as soon as it does.
+    pub fn heed(&self, pid: i32) -> Vec<i32> {
+        let mut state = self.lock();
+        let threads = state.threads.values_mut();
+        let waiting = threads
+            .filter(|thread| thread.occupant.pid == pid)
+            .filter_map(|thread| {
+                let waits = thread.in_flight.is_some() || thread.held.is_some();
+                thread.heed = !waits;
+                waits.then_some(thread.occupant.tid)
+            });
+        waiting.collect()
+    }
+
     /// A thread runs a handler: a wait that was turned away is over, and the next one is another.
     pub fn forget_wait(&self, thread: i32) {
         self.lock().with(thread, |thread| thread.wait = None);
@@ -484,23 +490,6 @@ impl Door {
         if let Some((id, result)) = thread.finished.take() {
             self.answer(id, result);
         }
-        if let Some((id, _)) = thread.sends.take() {
-            let _ = self.listener.fail(id, ERESTARTNOINTR);
-        }
-    }
-
-    /// The signal that a thread sends its process, unless it was stopped before; it is announced, so that
-    /// [`Door::received`] has to follow, which ends the call.
-    pub fn take_sent(&self, thread: i32) -> Option<Sent> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let thread = state.threads.get_mut(&thread)?;
-        let (id, sent) = thread.sends.take()?;
-        thread.finished = Some((id, 0));
-        if let Some(process) = state.processes.get_mut(&thread.occupant.pid) {
-            process.announced += 1;
-        }
-        Some(sent)
     }
 
     /// A thread has stopped; its calls are taken again when it goes on.
@@ -603,6 +592,10 @@ impl Door {
         if let Ok(true) = usage::answer(&self.listener, notification) {
             return Ok(());
         }
+        if let Some(reason) = self.needs_home(caller, notification) {
+            self.hold(caller, notification.id, reason);
+            return Ok(());
+        }
         let step = marshal::begin(caller.member.origin_pid, number, arguments, &caller.member.memory)?;
         // What was read belongs to this call only if it still waits.
         if !self.listener.is_valid(notification.id) {
@@ -611,10 +604,7 @@ impl Door {
         match step {
             Step::Local => {
                 self.lock().statistics.local += 1;
-                match self.sent(caller, notification) {
-                    Some(sent) if self.listener.is_valid(notification.id) => self.send(caller, notification.id, sent),
-                    _ => drop(self.listener.resume(notification.id)),
-                }
+                let _ = self.listener.resume(notification.id);
             }
             Step::Answer(result) => self.give(caller, notification.id, result),
             Step::Forward(pending) => {
@@ -640,92 +630,32 @@ impl Door {
         Ok(())
     }
 
-    /// The signal that a call sends to another thread of the caller's process, or to whichever takes it. `None`: the kernel
-    /// does it, or says what is wrong with it.
-    fn sent(&self, caller: &Caller, call: &Notification) -> Option<Sent> {
-        let [first, second, third, fourth, ..] = call.args;
-        let own = caller.member.origin_pid;
-        let (thread, signal, info) = match i64::from(call.number) {
-            libc::SYS_kill => (0, second, None),
-            libc::SYS_tkill => (first as i32, second, None),
-            libc::SYS_tgkill => (second as i32, third, None),
-            libc::SYS_rt_sigqueueinfo => (0, second, Some(third)),
-            libc::SYS_rt_tgsigqueueinfo => (second as i32, third, Some(fourth)),
-            _ => return None,
-        };
-        let signal = signal as i32;
-        if !(1..=64).contains(&signal) || signal == libc::SIGKILL {
-            return None;
-        }
-        {
-            let state = self.lock();
-            let siblings = || {
-                let threads = state.threads.values().map(|thread| thread.occupant);
-                threads.filter(|occupant| occupant.pid == caller.member.pid)
-            };
-            let exists = thread == 0 || siblings().any(|occupant| occupant.origin_tid == thread);
-            if thread == caller.origin_tid || siblings().count() < 2 || !exists {
-                return None;
+    /// Why a call that the guest's kernel could make is to be made at home.
+    fn needs_home(&self, caller: &Caller, call: &Notification) -> Option<&'static str> {
+        match i64::from(call.number) {
+            libc::SYS_timer_create if !self.numbers_timers => {
+                Some("it makes a timer, whose number its origin has to give (Linux before 6.15)")
             }
-        }
-        if thread == 0 {
-            // The kernel prefers the leader, if that lets it in. One that has ended cannot be stopped by us.
-            let ended = ProcDir::open(caller.member.pid)
-                .and_then(|directory| directory.stat())
-                .is_ok_and(|stat| stat.state == b'Z');
-            if ended || caller.origin_tid == own && !self.keeps_out(caller, signal, false) {
-                return None;
+            // Its clock there goes on from before the move.
+            libc::SYS_timer_settime if self.counts_cpu_time(caller, call.args[0] as i32) => {
+                Some("it sets a timer of CPU time to what the clock will read")
             }
-        }
-        let mut bytes = [0; SIGINFO];
-        let code = match info {
-            Some(address) => {
-                let length = caller.member.memory.read(address, &mut bytes).ok()?;
-                let code = i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-                // What only the kernel may say (rt_sigqueueinfo(2)), but for a leader of itself.
-                let forged = code >= 0 || code == libc::SI_TKILL;
-                if length < SIGINFO || forged && (thread != 0 || caller.origin_tid != own) {
-                    return None;
-                }
-                code
-            }
-            None if thread == 0 => libc::SI_USER,
-            None => libc::SI_TKILL,
-        };
-        bytes[..4].copy_from_slice(&signal.to_le_bytes());
-        bytes[8..12].copy_from_slice(&code.to_le_bytes());
-        if info.is_none() {
-            bytes[16..20].copy_from_slice(&own.to_le_bytes());
-        }
-        Some(Sent {
-            thread,
-            info: bytes,
-            plain: info.is_none(),
-        })
-    }
-
-    /// Leaves a signal to the main thread; the call ends when that has taken it.
-    fn send(&self, caller: &Caller, id: u64, sent: Sent) {
-        let mut state = self.lock();
-        let Some(thread) = state.threads.get_mut(&caller.tid) else {
-            return;
-        };
-        if thread.stopping {
-            let _ = self.listener.fail(id, ERESTARTNOINTR);
-        } else {
-            thread.sends = Some((id, sent));
-            drop(state);
-            self.bell.sends(caller.tid);
+            _ => None,
         }
     }
 
-    /// Whether the thread blocks a signal or, if asked, its process ignores it.
-    fn keeps_out(&self, caller: &Caller, signal: i32, or_ignores: bool) -> bool {
+    fn counts_cpu_time(&self, caller: &Caller, timer: i32) -> bool {
+        let timers = ProcDir::open(caller.member.pid).and_then(|directory| directory.timers());
+        let is = |one: &TimerInfo| one.id == timer && timers::counts_cpu_time(one.clock);
+        timers.is_ok_and(|timers| timers.iter().any(is))
+    }
+
+    /// Whether the thread blocks a signal or its process ignores it.
+    fn keeps_out(&self, caller: &Caller, signal: i32) -> bool {
         let status = ProcDir::open(caller.member.pid)
             .and_then(|directory| directory.thread(caller.tid))
             .and_then(|directory| directory.status());
-        let mask = |status: crate::proc::Status| status.blocked | if or_ignores { status.ignored } else { 0 };
-        status.is_ok_and(|status| mask(status) & 1 << (signal - 1) != 0)
+        status.is_ok_and(|status| (status.blocked | status.ignored) & 1 << (signal - 1) != 0)
     }
 
     fn drop_placeholder(&self, caller: &Caller, number: i32) -> bool {
@@ -837,7 +767,11 @@ impl Door {
             let _ = self.listener.fail(id, errno);
         } else {
             thread.held = Some(id);
+            let heed = std::mem::take(&mut thread.heed);
             drop(state);
+            if heed {
+                self.bell.heed(caller.tid);
+            }
             self.bell.needs_home(reason.to_string());
         }
     }
@@ -859,7 +793,7 @@ impl Door {
     fn exchange(&self, caller: &Caller, mut call: Call, cancellable: bool) -> Result<Reply, Failure> {
         let own_id = call.id;
         let started = Instant::now();
-        let id = {
+        let (id, heed) = {
             let mut guard = self.lock();
             let state = &mut *guard;
             let Some(thread) = state.threads.get_mut(&caller.tid).filter(|_| !state.lost) else {
@@ -880,11 +814,15 @@ impl Door {
                 cancellable,
                 waiter: thread::current(),
             });
+            let heed = std::mem::take(&mut thread.heed);
             state.calls.insert(id, caller.tid);
-            id
+            (id, heed)
         };
+        if heed {
+            self.bell.heed(caller.tid);
+        }
         (call.id, call.process, call.thread) = (id, caller.member.origin_pid, caller.origin_tid);
-        call.unstoppable = call.changes_terminal() && self.keeps_out(caller, libc::SIGTTOU, true);
+        call.unstoppable = call.changes_terminal() && self.keeps_out(caller, libc::SIGTTOU);
         if let Err(error) = self.sender.send(&Message::Call(call)) {
             tracing::warn!("cannot send a call: {error}");
             self.lose();

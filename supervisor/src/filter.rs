@@ -100,7 +100,7 @@ fn native_rules(refused: bool) -> Rules {
 fn guest_rules() -> Rules {
     let rule = |row: &Row| row.condition().map_or(Rule::Notify, Rule::NotifyIf);
     let rules = syscalls::notified_away().map(|row| (row.number, rule(row))).collect();
-    with_cpu_time(with_reserved(rules))
+    with_timers(with_cpu_time(with_reserved(rules)))
 }
 
 /// What asks for CPU time ([`crate::attributes::usage`]). Every clock of it that the scheduler keeps has bit 1 set, also the
@@ -118,6 +118,18 @@ fn with_cpu_time(mut rules: Rules) -> Rules {
         };
         rules.insert(number as u32, rule);
     }
+    rules
+}
+
+/// Timers that may have to be made, or set, at home.
+fn with_timers(mut rules: Rules) -> Rules {
+    let absolute = Condition {
+        argument: 1,
+        mask: libc::TIMER_ABSTIME as u64,
+        value: libc::TIMER_ABSTIME as u64,
+    };
+    rules.insert(libc::SYS_timer_create as u32, Rule::Notify);
+    rules.insert(libc::SYS_timer_settime as u32, Rule::NotifyIf(absolute));
     rules
 }
 

@@ -19,10 +19,12 @@
 //! origin does not exist.
 
 use crate::areas::{self, Known, Origin};
+use crate::attributes;
 use crate::capture::{self, CaptureError, Frozen};
 use crate::control;
 use crate::door::{Bell, Door, Member, Occupant};
 use crate::filter;
+use crate::heed::Heed;
 use crate::notify::Listener;
 use crate::restore::{self, Home, RestoreError, Restored, Restorer};
 use crate::sys;
@@ -108,6 +110,7 @@ pub struct Built {
     listener: Listener,
     job: Job,
     known: Known,
+    heed: Heed,
 }
 
 /// Builds a guest from an image. Call it while this process has one thread.
@@ -129,6 +132,8 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     tracee.wait_interrupted()?;
     let injection = crate::capture::take_over(tracee)?;
     let listener = install_filter(&injection, &filter, vessel.socket)?;
+    let unheeded = |error| GuestError::Io("learn of the guest's signals", error);
+    let mut heed = Heed::begin(&injection).map_err(unheeded)?;
     let objects = restore::objects(&injection, &job, Origin::Nowhere, &|_| None)?;
     let known = Known {
         shared: job.shared.clone(),
@@ -139,7 +144,9 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     let mut restorers = Vec::with_capacity(job.processes.len());
     let tracees = tree::beside(injection, &job)?;
     for ((tracee, process), objects) in tracees.into_iter().zip(&job.processes).zip(heirs) {
-        restorers.push(Restorer::begin(tracee, process, Home::Away, objects)?);
+        let restorer = Restorer::begin(tracee, process, Home::Away, objects)?;
+        heed.add(restorer.injection()).map_err(unheeded)?;
+        restorers.push(restorer);
     }
     fill(&restorers, &mut reader)?;
     let finish = |(restorer, process): (Restorer, &Process)| {
@@ -153,6 +160,7 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
         listener,
         job: *job,
         known,
+        heed,
     })
 }
 
@@ -221,8 +229,8 @@ pub enum Event {
     NeedsHome(String),
     /// A thread's call is over but for signals: [`Bell::due`].
     Due(i32),
-    /// A thread sends its process a signal: [`Bell::sends`].
-    Sends(i32),
+    /// A thread waits at the door for which there may be signals: [`Bell::heed`].
+    Heed(i32),
     /// A client asks for it to be brought home. The first answer says that the origin was asked; an error after it, that
     /// the guest goes on here; that the sender is dropped, that it went.
     Home(mpsc::Sender<Result<(), String>>),
@@ -256,8 +264,8 @@ impl Bell for Mailbox {
         self.post(Event::Due(thread));
     }
 
-    fn sends(&self, thread: i32) {
-        self.post(Event::Sends(thread));
+    fn heed(&self, thread: i32) {
+        self.post(Event::Heed(thread));
     }
 }
 
@@ -299,6 +307,7 @@ struct Guest {
     job: Job,
     /// What its areas showed when it arrived.
     known: Known,
+    heed: Heed,
     bodies: Vec<Body>,
     /// On its way home.
     held: Option<Vec<Frozen>>,
@@ -333,6 +342,7 @@ pub fn run(
         listener,
         job,
         known,
+        heed,
     } = built;
     let mut bodies = Vec::new();
     let mut members = Vec::new();
@@ -363,7 +373,9 @@ pub fn run(
             stopped: false,
         });
     }
-    let door = Door::new(listener, sender.clone(), Box::new(mailbox.clone()), members, occupants);
+    let numbers_timers = attributes::timers::are_chosen_at(&job.host.kernel);
+    let bell = Box::new(mailbox.clone());
+    let door = Door::new(listener, sender.clone(), bell, numbers_timers, members, occupants);
     door.serve().map_err(io("start a thread"))?;
     let (replies, post, line) = (Arc::clone(&door), mailbox.clone(), sender.clone());
     thread::Builder::new()
@@ -396,26 +408,31 @@ pub fn run(
         sender,
         job,
         known,
+        heed,
         bodies,
         held: None,
         asked_home: false,
         clients: Vec::new(),
     };
     loop {
-        let mut fds = [PollFd::new(&signals, PollFlags::IN), PollFd::new(&*wake, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(&signals, PollFlags::IN),
+            PollFd::new(&*wake, PollFlags::IN),
+            PollFd::new(guest.heed.fd(), PollFlags::IN),
+        ];
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(GuestError::Io("wait", error.into())),
         }
-        let arrived = if fds[0].revents().is_empty() {
-            Vec::new()
-        } else {
-            sys::take_signals(signals.as_fd())
+        let [asked, woken, _] = fds.each_ref().map(|fd| !fd.revents().is_empty());
+        let arrived = match asked {
+            true => sys::take_signals(signals.as_fd()),
+            false => Vec::new(),
         };
         if arrived.iter().any(|signal| *signal != libc::SIGCHLD) {
             guest.event(Event::NeedsHome("its host is shutting down".to_owned()))?;
         }
-        if !fds[1].revents().is_empty() {
+        if woken {
             sys::drain(wake.as_fd());
         }
         match guest.attend(&inbox, &waiting) {
@@ -467,6 +484,11 @@ impl Guest {
     fn attend(&mut self, inbox: &mpsc::Receiver<Event>, waiting: &AtomicUsize) -> Result<bool, GuestError> {
         if self.reap()? {
             return Ok(true);
+        }
+        let sent = self.heed.take();
+        for pid in sent.map_err(|error| GuestError::Io("learn of the guest's signals", error))? {
+            let waiting = self.door.heed(pid);
+            self.wake(pid, &waiting)?;
         }
         while let Ok(event) = inbox.try_recv() {
             waiting.fetch_sub(1, Ordering::Relaxed);
@@ -589,7 +611,7 @@ impl Guest {
                     self.deliver(tracee, &[])?;
                 }
             }
-            Event::Sends(tid) => self.sends(tid)?,
+            Event::Heed(tid) => self.wake(tid, &[tid])?,
             Event::Home(answer) => {
                 self.asked_home = true;
                 let reason = "it was asked to".to_owned();
@@ -609,24 +631,26 @@ impl Guest {
         Ok(false)
     }
 
-    /// Delivers a signal that a process sends itself.
-    fn sends(&mut self, tid: i32) -> Result<(), GuestError> {
-        let Some(index) = self.bodies.iter().position(|body| body.has(tid)) else {
+    /// Makes threads of a process that wait at the door take the signals that their own kernel has for them.
+    fn wake(&mut self, pid: i32, waiting: &[i32]) -> Result<(), GuestError> {
+        let Some(body) = self.body(pid).filter(|body| self.held.is_none() && !body.stopped) else {
             return Ok(());
         };
-        // A thread that was stopped meanwhile makes its call again.
-        let Some(mut sent) = self.door.take_sent(tid) else {
-            return Ok(());
-        };
-        let body = &self.bodies[index];
-        let pid = body.pid;
-        if sent.plain {
-            // si_uid
-            sent.info[20..24].copy_from_slice(&body.process.credentials.uid[0].to_le_bytes());
+        let mut due = Vec::new();
+        let mut taken = 0;
+        for limb in body.limbs.iter().filter(|limb| waiting.contains(&limb.tracee.tid())) {
+            let tid = limb.tracee.tid();
+            let status = match status_of(body.pid, tid) {
+                Err(error) if is_gone(&error) => continue,
+                other => other?,
+            };
+            let lets_in = !self.door.mask(tid).unwrap_or(status.blocked);
+            if (status.pending | status.shared_pending & !taken) & lets_in != 0 {
+                taken |= status.shared_pending & lets_in;
+                due.push(limb.tracee);
+            }
         }
-        let taken = self.signal(index, sent.thread, &sent.info);
-        self.door.received(pid);
-        taken
+        due.into_iter().try_for_each(|tracee| self.deliver(tracee, &[]))
     }
 
     /// A thread that is not held by us.

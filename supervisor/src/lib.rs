@@ -17,6 +17,7 @@ pub mod door;
 pub mod filter;
 pub mod front;
 pub mod guest;
+pub mod heed;
 pub mod host;
 pub mod interrupted;
 pub mod job;

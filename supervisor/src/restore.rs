@@ -30,7 +30,7 @@ pub enum Home {
         /// Descriptor of the executable in the process, if the host has it, for `/proc/PID/exe`.
         executable: Option<i32>,
     },
-    /// A guest: what the kernel keeps for the process at its origin (timers, pending signals) stays there.
+    /// A guest: descriptors, relations and the timer of real time stay at its origin.
     Away,
     /// The deputy of the same process: it kept all of that, and its own vDSO.
     Deputy,

@@ -231,18 +231,14 @@ pub const ROWS: &[Row] = {
             "handler_on_stack",
             "a handler that runs on its alternative stack",
         ),
-        row(SignalsAndTime, "realtime_queue", "queued real-time signals, in order").but(
-            Survives,
-            Changes("those that are pending reach the guest one after the other, a moment after the move"),
-        ),
+        row(SignalsAndTime, "realtime_queue", "queued real-time signals, in order"),
         row(SignalsAndTime, "interval_timers", "setitimer in real time"),
-        row(SignalsAndTime, "posix_timers", "POSIX timers, with overrun").but(
-            Survives,
-            Changes("each expiry reaches the guest on its own: no overrun is counted"),
-        ),
-        row(SignalsAndTime, "cpu_timers", "running timers of CPU time").but(
-            Survives,
-            Refused("a timer on a CPU clock, which cannot tick at two hosts"),
+        row(SignalsAndTime, "posix_timers", "POSIX timers, with overrun"),
+        row(SignalsAndTime, "cpu_timers", "running timers of CPU time"),
+        row(
+            SignalsAndTime,
+            "signals_interrupt",
+            "calls that signals interrupt: of timers, of other threads, of the process itself",
         ),
         row(SignalsAndTime, "alarm", "alarm"),
         row(

@@ -183,6 +183,21 @@ pub fn watch_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     }
 }
 
+/// Makes a signal wait for this process for ever: blocked in this thread, and in those that it starts.
+pub fn hold_signal(signal: i32) -> io::Result<()> {
+    // SAFETY: `mask` is initialised by sigemptyset; kill takes numbers.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        libc::sigaddset(&raw mut mask, signal);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const mask, std::ptr::null_mut());
+        match libc::kill(libc::getpid(), signal) {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The signals that wait at such a descriptor (`signalfd(2)`: 128 bytes each, the number first).
 pub fn take_signals(fd: std::os::fd::BorrowedFd<'_>) -> Vec<i32> {
     let mut buffer = [0_u8; 4096];

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             asked (capture)                         told (restore)
-//! signals     dispositions, pending                   the same; what is pending stays with a deputy
+//! signals     dispositions, pending                   the same
 //! timers      interval timers, timer_create(2)        where the timers are to run
 //! scheduling  policy, priority, affinity, I/O         as far as this host and the user's rights go
 //! identity    limits, credentials, prctl(2)           capabilities last: what comes before may need them
@@ -125,14 +125,14 @@ pub fn thread(injection: &Injection, tid: i32, registers: Registers) -> Result<T
 /// What the leader sets for its whole process. All threads must exist, and all signals be blocked in each.
 pub fn process_steps(script: &mut Script, process: &Process, home: Home) {
     timers::steps(script, process, home);
-    signals::process_steps(script, process, home);
+    signals::process_steps(script, process);
     identity::process_steps(script, process, home);
 }
 
 /// What each thread sets for itself; the leader after [`process_steps`], and after the other threads were made: at the end
 /// it gives up the capabilities that it has in its namespace to be built with.
 pub fn thread_steps(script: &mut Script, process: &Process, thread: &Thread, home: Home) {
-    signals::thread_steps(script, process, thread, home);
+    signals::thread_steps(script, process, thread);
     scheduling::steps(script, thread, home);
     identity::thread_steps(script, process, home);
     thread::steps(script, thread);

@@ -1,9 +1,12 @@
 //! Signals: what each does, and what waits to be delivered.
 
 use super::{Answers, Result, timers, words};
-use crate::restore::Home;
 use vrun_image::state::{Process, SignalAction, Thread};
-use vrun_shim::{Script, TraceError, Tracee};
+use vrun_shim::tracee::SIGINFO;
+use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area};
+
+/// Signals that are taken by one script.
+const BATCH: usize = 64;
 
 /// Where the dispositions will be.
 pub(super) struct Questions {
@@ -48,7 +51,52 @@ pub(super) fn pending(tracee: Tracee, shared: bool) -> std::result::Result<Vec<V
     Ok(tracee.pending(shared)?.iter().map(|info| info.to_vec()).collect())
 }
 
-pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) {
+/// Takes signals that wait out of a thread's queues, as it gets them: those that have gone elsewhere. Gives what has come
+/// in between instead.
+pub fn take(injection: &Injection, gone: &[Vec<u8>]) -> std::result::Result<Vec<[u8; SIGINFO]>, TraceError> {
+    let mut left: Vec<&[u8]> = gone.iter().map(Vec::as_slice).collect();
+    let mut others = Vec::new();
+    while !left.is_empty() {
+        let mut script = Script::new(area::DATA.start);
+        let at_once = script.reserve(16);
+        let mut questions = Vec::new();
+        for info in left.iter().take(BATCH) {
+            let mask = script.data(&(1_u64 << (number(info) - 1)).to_le_bytes());
+            let room = script.reserve(SIGINFO);
+            let arguments = [mask, room, at_once, 8];
+            let step = script.step("take a signal", libc::SYS_rt_sigtimedwait, &arguments, Expect::Anything);
+            questions.push((number(info), step, room));
+        }
+        let results = injection.run(&script)?;
+        for (signal, step, room) in questions {
+            let mut bytes = [0; SIGINFO];
+            let found = if results[step] < 0 {
+                // None of that number is left: a stop or SIGCONT takes others back, the end of a timer its own.
+                left.iter().position(|info| number(info) == signal)
+            } else {
+                injection.read(room, &mut bytes)?;
+                left.iter().position(|info| is_same(info, &bytes))
+            };
+            match found {
+                Some(index) => drop(left.remove(index)),
+                None if results[step] < 0 => {}
+                None => others.push(bytes),
+            }
+        }
+    }
+    Ok(others)
+}
+
+/// Whether it is the same signal: the count of a timer's overruns is made up when it is taken.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let part = |range: std::ops::Range<usize>| a.get(range.clone()) == b.get(range);
+    match timers::timer(a) {
+        Some(_) => part(0..4) && part(8..20),
+        None => a == b,
+    }
+}
+
+pub(super) fn process_steps(script: &mut Script, process: &Process) {
     for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
         // struct kernel_sigaction: handler, flags, restorer, mask. Those not in the image are the default: all zero.
         let action = process.signals.actions.iter().find(|action| action.signal == signal);
@@ -60,20 +108,14 @@ pub(super) fn process_steps(script: &mut Script, process: &Process, home: Home) 
         let what = format_args!("set what signal {signal} does");
         script.call(what, libc::SYS_rt_sigaction, &arguments);
     }
-    if home == Home::Away {
-        return; // what is pending stayed with the deputy, which forwards what comes
-    }
-    for info in to_queue(process, &process.signals.pending, home) {
+    for info in to_queue(process, &process.signals.pending) {
         let arguments = [process.pid as u64, number(info), script.data(info)];
         script.call("queue a pending signal", libc::SYS_rt_sigqueueinfo, &arguments);
     }
 }
 
-pub(super) fn thread_steps(script: &mut Script, process: &Process, thread: &Thread, home: Home) {
-    if home == Home::Away {
-        return;
-    }
-    for info in to_queue(process, &thread.pending, home) {
+pub(super) fn thread_steps(script: &mut Script, process: &Process, thread: &Thread) {
+    for info in to_queue(process, &thread.pending) {
         let arguments = [process.pid as u64, thread.tid as u64, number(info), script.data(info)];
         let what = "queue a pending signal of the thread";
         script.call(what, libc::SYS_rt_tgsigqueueinfo, &arguments);
@@ -81,11 +123,8 @@ pub(super) fn thread_steps(script: &mut Script, process: &Process, thread: &Thre
 }
 
 /// What of it is to be queued.
-fn to_queue<'a>(process: &'a Process, pending: &'a [Vec<u8>], home: Home) -> impl Iterator<Item = &'a Vec<u8>> {
-    let fresh = matches!(home, Home::Here { .. });
-    pending
-        .iter()
-        .filter(move |info| !(fresh && timers::queued_by_timer(process, info)))
+fn to_queue<'a>(process: &'a Process, pending: &'a [Vec<u8>]) -> impl Iterator<Item = &'a Vec<u8>> {
+    pending.iter().filter(|info| !timers::queued_by_timer(process, info))
 }
 
 /// Of the `siginfo_t`.

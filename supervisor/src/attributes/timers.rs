@@ -1,5 +1,13 @@
 //! Timers that send signals: `setitimer(2)` and `timer_create(2)`.
 //!
+//! ```text
+//!                                          of a process that is away
+//! ITIMER_REAL (and alarm(2))               stays with the deputy
+//! ITIMER_VIRTUAL, ITIMER_PROF, POSIX ones  are the guest's, and none of the deputy's
+//! ```
+//!
+//! A timer of CPU time ticks where that is used, and only the kernel that has both the timer and its process counts overruns.
+//!
 //! A timer goes on with what remained of it. One on a clock that the job takes with it (`CLOCK_MONOTONIC`,
 //! `CLOCK_BOOTTIME`) fires at the same reading of that clock, so that no phase is lost.
 //!
@@ -12,11 +20,11 @@
 
 use super::{Answers, Result, words};
 use crate::capture::CaptureError;
-use crate::proc::{ProcDir, ProcError, TimerInfo};
+use crate::proc::{ProcDir, TimerInfo};
 use crate::restore::Home;
 use crate::sys;
 use vrun_image::state::{IntervalTimer, PosixTimer, Process, TimerNotify};
-use vrun_shim::{Expect, Injection, Script, area};
+use vrun_shim::{Expect, Injection, Script, TraceError, area};
 
 const SECOND: u64 = 1_000_000_000;
 /// Timers that are asked by one script: each takes four of its some five hundred steps.
@@ -51,7 +59,7 @@ impl Questions {
 
 /// Whether a clock counts the CPU time of somebody: it ticks where that is used. Dynamic ones are negative
 /// (clock_getcpuclockid(3)).
-fn counts_cpu_time(clock: i32) -> bool {
+pub fn counts_cpu_time(clock: i32) -> bool {
     matches!(
         clock,
         ..0 | libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID
@@ -64,10 +72,50 @@ fn is_own_thread_clock(clock: i32) -> bool {
     clock == libc::CLOCK_THREAD_CPUTIME_ID || (clock < 0 && clock & 4 != 0 && !(clock >> 3) == 0)
 }
 
-/// Why the timers of a process keep it from moving, if they do: those of a moved process stay at its origin.
-pub fn stay(directory: &ProcDir) -> std::result::Result<Option<&'static str>, ProcError> {
-    let cpu = directory.timers()?.iter().any(|timer| counts_cpu_time(timer.clock));
-    Ok(cpu.then_some("it has a timer on a CPU clock, which cannot tick at two hosts"))
+/// Whether a kernel of this version, as `uname(2)` gives it, lets the caller choose the number of a new timer.
+pub fn are_chosen_at(release: &str) -> bool {
+    let mut numbers = release
+        .split(['.', '-', ' '])
+        .map(|word| word.parse::<u32>().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next()) >= (6, 15)
+}
+
+/// Stops the timers of a process that goes on elsewhere, but for that of real time. Where numbers can be chosen, they are
+/// given back; else they are kept for the return.
+pub fn withdraw(leader: &Injection, timers: &[TimerInfo]) -> std::result::Result<(), TraceError> {
+    let delete = sys::timer_ids_can_be_chosen();
+    for batch in timers.chunks(BATCH) {
+        let mut script = Script::new(area::DATA.start);
+        let off = script.reserve(32);
+        for timer in batch {
+            let id = timer.id as u64;
+            match delete {
+                true => script.call("give a timer back", libc::SYS_timer_delete, &[id]),
+                false => script.call("stop a timer", libc::SYS_timer_settime, &[id, 0, off, 0]),
+            };
+        }
+        leader.run(&script)?;
+    }
+    let mut script = Script::new(area::DATA.start);
+    let off = script.reserve(32);
+    for which in [libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        script.call("stop an interval timer", libc::SYS_setitimer, &[which as u64, off, 0]);
+    }
+    leader.run(&script).map(drop)
+}
+
+/// Gives back those numbers of a deputy that its process has no more.
+pub fn give_back(leader: &Injection, timers: &[TimerInfo], process: &Process) -> std::result::Result<(), TraceError> {
+    let has = |timer: &&TimerInfo| process.signals.timers.iter().any(|kept| kept.id == timer.id);
+    for batch in timers.chunks(BATCH) {
+        let mut script = Script::new(area::DATA.start);
+        for timer in batch.iter().filter(|timer| !has(timer)) {
+            script.call("give a timer back", libc::SYS_timer_delete, &[timer.id as u64]);
+        }
+        leader.run(&script)?;
+    }
+    Ok(())
 }
 
 /// The timers of `timer_create(2)`, ascending.
@@ -172,11 +220,9 @@ fn repeats(timer: &PosixTimer) -> bool {
 }
 
 pub(super) fn steps(script: &mut Script, process: &Process, home: Home) {
-    if !matches!(home, Home::Here { .. }) {
-        return; // the deputy kept the timers
-    }
+    let real = matches!(home, Home::Here { .. });
     let timers = process.signals.interval_timers.iter().enumerate();
-    for (which, timer) in timers.filter(|(_, timer)| timer.value != 0) {
+    for (which, timer) in timers.filter(|(which, timer)| timer.value != 0 && (real || *which > 0)) {
         let value = [timer.interval, timer.value].map(|micros| [micros / 1_000_000, micros % 1_000_000]);
         let arguments = [which as u64, script.data(&words(value.as_flattened())), 0];
         let what = format_args!("set interval timer {which}");
@@ -195,8 +241,8 @@ pub(super) fn steps(script: &mut Script, process: &Process, home: Home) {
             create(script, timer);
         }
         choose(script, 0);
-    } else {
-        // A fresh process counts from 0.
+    } else if home != Home::Deputy {
+        // A fresh process counts from 0. In a deputy they are still there.
         let mut timers = process.signals.timers.iter().peekable();
         for id in 0..=last.id {
             match timers.next_if(|timer| timer.id == id) {
@@ -254,14 +300,24 @@ fn arm(script: &mut Script, process: &Process, timer: &PosixTimer) {
 
 /// Whether a pending signal is this timer's.
 fn sent(timer: &PosixTimer, info: &[u8]) -> bool {
-    // siginfo_t: the code at 8, a timer's id at 16.
+    self::timer(info) == Some(timer.id)
+}
+
+/// The timer that has sent a signal, if one has. siginfo_t: the code at 8, a timer's id at 16.
+pub(super) fn timer(info: &[u8]) -> Option<i32> {
     let int = |at: usize| Some(i32::from_le_bytes(*info.get(at..)?.first_chunk()?));
-    int(8) == Some(SI_TIMER) && int(16) == Some(timer.id)
+    int(16).filter(|_| int(8) == Some(SI_TIMER))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_tells_whose_numbers_are_chosen() {
+        assert!(are_chosen_at("6.18.44-fc #1 SMP") && are_chosen_at("6.15-rc1") && are_chosen_at("7.0"));
+        assert!(!are_chosen_at("6.12.43+deb13-amd64") && !are_chosen_at("5.19.0") && !are_chosen_at("odd"));
+    }
 
     #[test]
     fn cpu_clocks_are_told_apart() {
