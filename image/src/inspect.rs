@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Report ─┬─ job, host, sizes
-//!          ├─ shared memory, zombies
+//!          ├─ shared memory, System V objects and message queues, zombies
 //!          └─ processes ─┬─ threads       where each one stands, and its scheduling if it is not the default
 //!                        ├─ memory        like /proc/PID/maps, with what is stored of each area
 //!                        ├─ descriptors   slots → open files, with what is stored of each file
@@ -49,6 +49,8 @@ pub struct Report {
     files: Vec<FileReport>,
     /// Memory that several areas show, which areas refer to by its index.
     shared: Vec<SharedReport>,
+    /// System V objects and POSIX message queues.
+    ipc: Vec<IpcReport>,
     /// Each after its parent.
     processes: Vec<ProcessReport>,
     zombies: Vec<Zombie>,
@@ -148,6 +150,27 @@ struct SharedReport {
     stored_bytes: u64,
 }
 
+/// A System V object or a POSIX message queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct IpcReport {
+    kind: &'static str,
+    /// Of System V.
+    id: Option<i32>,
+    key: Option<Hex>,
+    path: Option<Text>,
+    uid: u32,
+    gid: u32,
+    mode: String,
+    /// Bytes of a segment, semaphores of a set, or the most bytes (of POSIX: messages) of a queue.
+    size: u64,
+    /// Messages that were not received.
+    messages: usize,
+    /// Semaphores that a process adjusts when it ends.
+    adjustments: usize,
+    /// The process that is told of the next message.
+    notifies: Option<i32>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct AreaReport {
     start: Hex,
@@ -243,7 +266,7 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
     let stored_bytes = own_bytes + shared.iter().map(|memory| memory.stored_bytes).sum::<u64>();
     contents.iter_mut().for_each(|runs| runs.sort_unstable());
     let files: Vec<_> = (job.files.iter().zip(&contents))
-        .map(|(file, runs)| file_report(file, runs))
+        .map(|(file, runs)| file_report(file, runs, &job.ipc))
         .collect();
     let file_bytes = files.iter().filter_map(|file| file.stored_bytes).sum();
     Ok(Report {
@@ -263,6 +286,7 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
         sections: totals.sections,
         files,
         shared,
+        ipc: ipc_reports(&job.ipc),
         processes,
         zombies: job.zombies,
     })
@@ -436,6 +460,45 @@ fn shared_report(shared: &SharedMemory, mut runs: Vec<(u64, u64)>) -> SharedRepo
     report
 }
 
+fn ipc_reports(ipc: &Ipc) -> Vec<IpcReport> {
+    let report = |kind, object: &IpcObject, size| IpcReport {
+        kind,
+        id: Some(object.id),
+        key: Some(Hex(object.key.cast_unsigned().into())),
+        path: None,
+        uid: object.uid,
+        gid: object.gid,
+        mode: format!("{:04o}", object.mode),
+        size,
+        messages: 0,
+        adjustments: 0,
+        notifies: None,
+    };
+    let segments = ipc.segments.iter().map(|one| report("segment", &one.object, one.size));
+    let sets = ipc.semaphores.iter().map(|set| IpcReport {
+        adjustments: set.adjustments.len(),
+        ..report("semaphores", &set.object, set.semaphores.len() as u64)
+    });
+    let messages = ipc.messages.iter().map(|queue| IpcReport {
+        messages: queue.messages.len(),
+        ..report("messages", &queue.object, queue.room)
+    });
+    let queues = ipc.queues.iter().map(|queue| IpcReport {
+        kind: "POSIX queue",
+        id: None,
+        key: None,
+        path: Some(Text::of(&[b"/", &queue.name[..]].concat())),
+        uid: queue.uid,
+        gid: queue.gid,
+        mode: format!("{:04o}", queue.mode),
+        size: queue.most.into(),
+        messages: queue.messages.len(),
+        adjustments: 0,
+        notifies: queue.notify.map(|notify| notify.process),
+    });
+    segments.chain(sets).chain(messages).chain(queues).collect()
+}
+
 fn area_report(area: &Area, pages: &[(u64, u64)]) -> AreaReport {
     let letter = |bit, letter| if area.protection & bit != 0 { letter } else { '-' };
     let sharing = if area.shared { 's' } else { 'p' };
@@ -476,7 +539,7 @@ fn area_report(area: &Area, pages: &[(u64, u64)]) -> AreaReport {
 /// `AF_UNIX`.
 const UNIX: i32 = 1;
 
-fn file_report(file: &OpenFile, runs: &[(u64, u64)]) -> FileReport {
+fn file_report(file: &OpenFile, runs: &[(u64, u64)], ipc: &Ipc) -> FileReport {
     let stored = |report: &mut FileReport| report.stored_bytes = Some(distinct(runs, 0, u64::MAX));
     let mut report = FileReport {
         flags: open_flags(file.flags),
@@ -545,6 +608,11 @@ fn file_report(file: &OpenFile, runs: &[(u64, u64)]) -> FileReport {
         FileKind::Epoll { .. } => report.kind = "epoll",
         FileKind::Inotify { .. } => report.kind = "inotify",
         FileKind::Process { .. } => report.kind = "pidfd",
+        FileKind::Queue { queue } => {
+            report.kind = "message queue";
+            let queue = ipc.queues.get(*queue as usize);
+            report.path = queue.map(|queue| Text::of(&[b"/", &queue.name[..]].concat()));
+        }
         FileKind::Memory(memory) => {
             report.kind = "memfd";
             report.path = Some(Text::of(&memory.name));
@@ -690,6 +758,13 @@ impl Display for Report {
             for (number, shared) in self.shared.iter().enumerate() {
                 writeln!(f, "{number:>7} {shared}")?;
             }
+        }
+        if !self.ipc.is_empty() {
+            writeln!(
+                f,
+                "\nSystem V objects and message queues: kind, id or name, key, mode, owner, size"
+            )?;
+            self.ipc.iter().try_for_each(|ipc| writeln!(f, "  {ipc}"))?;
         }
         self.processes
             .iter()
@@ -901,6 +976,28 @@ impl Display for SchedulingReport {
         match self.io_priority {
             0 => Ok(()),
             priority => write!(f, ", I/O priority {priority:#x}"),
+        }
+    }
+}
+
+impl Display for IpcReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<11} ", self.kind)?;
+        match (&self.path, self.id, &self.key) {
+            (_, Some(id), Some(key)) => write!(f, "{id} {:#010x}", key.0)?,
+            (Some(path), ..) => write!(f, "{path}")?,
+            _ => {}
+        }
+        write!(f, " {} {}:{} {}", self.mode, self.uid, self.gid, self.size)?;
+        if self.messages != 0 {
+            write!(f, ", {} not received", self.messages)?;
+        }
+        if self.adjustments != 0 {
+            write!(f, ", {} to be undone", self.adjustments)?;
+        }
+        match self.notifies {
+            None => Ok(()),
+            Some(pid) => write!(f, ", notifies process {pid}"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Job ─┬─ Host, Clocks, CpuFeatures      where and when it was frozen
 //!      ├─ OpenFile*                       open file descriptions: what `dup` and `fork` share
 //!      ├─ SharedMemory*                   what several areas, of one or more processes, show
+//!      ├─ Ipc                             System V objects and POSIX message queues
 //!      ├─ Zombie*                         processes that have ended and were not waited for
 //!      └─ Process ─┬─ Memory ── Area*     layout only; page contents travel as raw runs
 //!                  ├─ Signals             dispositions, shared pending queue, timers
@@ -37,6 +38,7 @@ pub struct Job {
     pub files: Vec<OpenFile>,
     /// What the shared areas of all processes point to.
     pub shared: Vec<SharedMemory>,
+    pub ipc: Ipc,
     /// Each after its parent, if that is one of them. The first is the one that was started.
     pub processes: Vec<Process>,
     pub zombies: Vec<Zombie>,
@@ -266,7 +268,7 @@ pub enum SharedKind {
         /// An area shows it shared and may write to it: nothing else will do in its place.
         written: bool,
     },
-    /// `shmget(2)`.
+    /// `shmget(2)`: in [`Ipc::segments`], if the job is saved.
     SystemV { id: i32 },
     /// Of a job that moves: a file that stays at home, which an area shows shared and may write to. What is here is kept in
     /// step with it; `size` is what of it can be read, in whole pages.
@@ -621,6 +623,11 @@ pub enum FileKind {
         #[serde(with = "serde_bytes")]
         path: Vec<u8>,
     },
+    /// mq_open(3).
+    Queue {
+        /// Index into [`Ipc::queues`].
+        queue: u32,
+    },
 }
 
 /// An end of a pipe or FIFO.
@@ -787,6 +794,113 @@ pub struct RegularFile {
     pub modified: i64,
     /// True when the image has a content section for this file.
     pub stored: bool,
+}
+
+/// What a job made by System V IPC and POSIX message queues, whether or not it has it attached or open: sysvipc(7),
+/// mq_overview(7). Empty in the image of a job that moves, whose objects stay at home.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipc {
+    /// Each kind ascending by id.
+    pub segments: Vec<Segment>,
+    pub semaphores: Vec<SemaphoreSet>,
+    pub messages: Vec<MessageQueue>,
+    pub queues: Vec<PosixQueue>,
+}
+
+/// `struct ipc_perm`: a System V object as such. Who made it is its first process's user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpcObject {
+    /// By which programs know it.
+    pub id: i32,
+    /// 0: `IPC_PRIVATE`, or it was removed.
+    pub key: i32,
+    /// Owner.
+    pub uid: u32,
+    pub gid: u32,
+    /// Of segments with `SHM_DEST` and `SHM_LOCKED`.
+    pub mode: u32,
+}
+
+/// `shmget(2)`. Its contents are those of the [`SharedMemory`] of its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    pub object: IpcObject,
+    /// In bytes, as was asked for.
+    pub size: u64,
+}
+
+/// `semget(2)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SemaphoreSet {
+    pub object: IpcObject,
+    pub semaphores: Vec<Semaphore>,
+    pub adjustments: Vec<Adjustment>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Semaphore {
+    pub value: u16,
+    /// `GETPID`: the process that changed it last; 0: none, or one that is outside of the job.
+    pub last: i32,
+}
+
+/// What is added to a semaphore when a process ends (`SEM_UNDO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adjustment {
+    pub process: i32,
+    /// Of the semaphore in its set.
+    pub number: u16,
+    pub value: i16,
+}
+
+/// `msgget(2)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageQueue {
+    pub object: IpcObject,
+    /// The most bytes in it (`msg_qbytes`).
+    pub room: u64,
+    /// The process that sent last; 0: none, or one that is outside of the job.
+    pub last: i32,
+    /// The oldest first.
+    pub messages: Vec<Message>,
+}
+
+/// A message of either kind of queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its type, or its priority.
+    pub kind: i64,
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+/// `mq_open(3)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosixQueue {
+    /// Without the slash in front.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// The name is gone (`mq_unlink`).
+    pub unlinked: bool,
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+    /// `mq_maxmsg` and `mq_msgsize`.
+    pub most: u32,
+    pub size: u32,
+    /// As they would be received.
+    pub messages: Vec<Message>,
+    pub notify: Option<QueueNotify>,
+}
+
+/// `mq_notify(3)`: who is told when a message comes into the empty queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueNotify {
+    pub process: i32,
+    /// 0: it is registered, and is told nothing (`SIGEV_NONE`).
+    pub signal: i32,
+    /// `sigev_value`.
+    pub value: u64,
 }
 
 /// `Vec<Vec<u8>>` without an element-by-element encoding.

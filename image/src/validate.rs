@@ -3,6 +3,7 @@
 //! ```text
 //!  Job ── id, name, command, host, clocks, cpu
 //!   ├ OpenFile, SharedMemory                      indices in range
+//!   ├ Ipc ── segments, semaphores, queues         each identifier once, messages that fit
 //!   ├ Process ── numbers, paths, credentials, …   a tree, parents first; groups do not cross sessions
 //!   │  ├ Memory ── areas, layout, auxv, vdso      disjoint, page-aligned, below the top of user space
 //!   │  ├ Signals ── actions, pending, timers      numbers 1..=64, siginfo_t of 128 bytes
@@ -126,6 +127,12 @@ impl Job {
                     dangling.is_none(),
                     "refers to an open file that is not there: {dangling:?}"
                 );
+                if let FileKind::Queue { queue } = file.kind {
+                    ensure!(
+                        (queue as usize) < self.ipc.queues.len(),
+                        "is the message queue {queue}, which is not there"
+                    );
+                }
                 Ok(())
             };
             check().map_err(|invalid: Invalid| invalid.of(format_args!("open file {index}")))?;
@@ -176,6 +183,17 @@ impl Job {
                 Ok(())
             };
             check().map_err(|invalid: Invalid| invalid.of(format_args!("process {}", process.pid)))?;
+        }
+        self.ipc.check(&pids)?;
+        for segment in &self.ipc.segments {
+            let of =
+                |shared: &&SharedMemory| matches!(shared.kind, SharedKind::SystemV { id } if id == segment.object.id);
+            let sizes: Vec<u64> = self.shared.iter().filter(of).map(|shared| shared.size).collect();
+            ensure!(
+                sizes == [segment.size.next_multiple_of(PAGE)],
+                "the contents of the segment {} have {sizes:?} bytes",
+                segment.object.id
+            );
         }
         for zombie in &self.zombies {
             let mut check = || {
@@ -239,6 +257,140 @@ impl SharedMemory {
                 "has {} bytes, which are not pages",
                 self.size
             ),
+        }
+        Ok(())
+    }
+}
+
+/// `SEMVMX`, `include/uapi/linux/sem.h`.
+const MAX_SEMAPHORE: u16 = 32767;
+/// `HARD_MSGMAX` and `HARD_MSGSIZEMAX`, `include/linux/ipc_namespace.h`.
+const MAX_QUEUED: u32 = 1 << 16;
+const MAX_MESSAGE: u32 = 1 << 24;
+/// `MQ_PRIO_MAX`, `include/uapi/linux/mqueue.h`.
+const PRIORITIES: i64 = 1 << 15;
+
+impl Ipc {
+    /// `pids` are those of the job's processes.
+    fn check(&self, pids: &HashSet<i32>) -> Verdict {
+        let kinds = [
+            objects("segment", self.segments.iter().map(|segment| segment.object), 0o3777)?,
+            objects("semaphore set", self.semaphores.iter().map(|set| set.object), 0o777)?,
+            objects("message queue", self.messages.iter().map(|queue| queue.object), 0o777)?,
+        ];
+        count("System V objects", kinds.iter().sum(), 0, MAX_ENTRIES)?;
+        for segment in &self.segments {
+            let whole = segment.size.checked_next_multiple_of(PAGE);
+            ensure!(
+                segment.size > 0 && whole.is_some_and(is_offset),
+                "the segment {} has {} bytes",
+                segment.object.id,
+                segment.size
+            );
+        }
+        for set in &self.semaphores {
+            let of = |invalid: Invalid| invalid.of(format_args!("semaphore set {}", set.object.id));
+            set.check(pids).map_err(of)?;
+        }
+        for queue in &self.messages {
+            let of = |invalid: Invalid| invalid.of(format_args!("message queue {}", queue.object.id));
+            queue.check().map_err(of)?;
+        }
+        count("POSIX message queues", self.queues.len(), 0, MAX_ENTRIES)?;
+        let mut names = HashSet::new();
+        for queue in &self.queues {
+            let name = String::from_utf8_lossy(&queue.name);
+            let of = |invalid: Invalid| invalid.of(format_args!("POSIX message queue {name:?}"));
+            queue.check(pids).map_err(of)?;
+            ensure!(
+                queue.unlinked || names.insert(&queue.name),
+                "the POSIX message queue {name:?} is there twice"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Counts System V objects of a kind.
+fn objects(kind: &str, all: impl Iterator<Item = IpcObject>, modes: u32) -> Result<usize, Invalid> {
+    let (mut last, mut keys, mut found) = (-1, HashSet::new(), 0);
+    for IpcObject { id, key, mode, .. } in all {
+        ensure!(id > last, "the {kind} {id} is negative or out of order");
+        ensure!(
+            key == 0 || keys.insert(key),
+            "the key {key:#x} leads to two objects: {kind}"
+        );
+        ensure!(mode & !modes == 0, "the {kind} {id} has mode {mode:#o}");
+        (last, found) = (id, found + 1);
+    }
+    Ok(found)
+}
+
+impl SemaphoreSet {
+    fn check(&self, pids: &HashSet<i32>) -> Verdict {
+        count("semaphores", self.semaphores.len(), 1, 1 << 16)?;
+        let fits = |one: &Semaphore| one.value <= MAX_SEMAPHORE && (0..=MAX_PID).contains(&one.last);
+        ensure!(
+            self.semaphores.iter().all(fits),
+            "a semaphore has a value or process that none can have"
+        );
+        let mut seen = HashSet::new();
+        for Adjustment { process, number, value } in &self.adjustments {
+            ensure!(
+                pids.contains(process) && usize::from(*number) < self.semaphores.len() && *value != 0,
+                "process {process} adjusts the semaphore {number} by {value}"
+            );
+            ensure!(
+                seen.insert((process, number)),
+                "process {process} adjusts the semaphore {number} twice"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl MessageQueue {
+    fn check(&self) -> Verdict {
+        ensure!(is_offset(self.room), "has room for {} bytes", self.room);
+        ensure!((0..=MAX_PID).contains(&self.last), "its last sender is no process");
+        count("messages", self.messages.len(), 0, MAX_ENTRIES)?;
+        ensure!(
+            self.messages.iter().all(|message| message.kind > 0),
+            "a message has a type that none can have"
+        );
+        Ok(())
+    }
+}
+
+impl PosixQueue {
+    fn check(&self, pids: &HashSet<i32>) -> Verdict {
+        let plain = !self.name.iter().any(|byte| matches!(byte, 0 | b'/'));
+        ensure!(
+            (1..=255).contains(&self.name.len()) && plain && !matches!(&self.name[..], b"." | b".."),
+            "this is no name"
+        );
+        ensure!(self.mode & !0o7777 == 0, "has mode {:#o}", self.mode);
+        ensure!(
+            (1..=MAX_QUEUED).contains(&self.most) && (1..=MAX_MESSAGE).contains(&self.size),
+            "holds {} messages of {} bytes",
+            self.most,
+            self.size
+        );
+        let fits =
+            |message: &Message| (0..PRIORITIES).contains(&message.kind) && message.bytes.len() <= self.size as usize;
+        ensure!(
+            self.messages.len() <= self.most as usize && self.messages.iter().all(fits),
+            "has a message that does not fit"
+        );
+        ensure!(
+            self.messages.is_sorted_by(|a, b| a.kind >= b.kind),
+            "its messages are not in the order of their priority"
+        );
+        if let Some(QueueNotify { process, signal, .. }) = self.notify {
+            ensure!(
+                pids.contains(&process) && (0..=64).contains(&signal),
+                "notifies process {process} with signal {signal}"
+            );
         }
         Ok(())
     }
@@ -686,7 +838,7 @@ impl OpenFile {
                 );
                 0
             }
-            FileKind::Signal { .. } => 0,
+            FileKind::Signal { .. } | FileKind::Queue { .. } => 0,
             FileKind::Epoll { watches, .. } => {
                 count("watches", watches.len(), 0, MAX_ENTRIES)?;
                 ensure!(

@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use vrun_image::state::{Host, Job, Process, SharedMemory};
+use vrun_image::state::{Host, Ipc, Job, Process, SharedMemory};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
@@ -80,6 +80,7 @@ impl Identity {
             cpu: crate::cpu::features(&config.hidden_cpu_features())?,
             files,
             shared: Vec::new(),
+            ipc: Ipc::default(),
             processes,
             zombies: Vec::new(),
         })

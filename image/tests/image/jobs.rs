@@ -341,6 +341,7 @@ pub(crate) fn small() -> Job {
                     offset: 0x7123_4567,
                 },
             ),
+            open(0o4002, FileKind::Queue { queue: 0 }),
         ],
         shared: vec![
             SharedMemory {
@@ -377,6 +378,51 @@ pub(crate) fn small() -> Job {
                 },
             },
         ],
+        ipc: Ipc {
+            segments: vec![Segment {
+                object: ipc_object(32769, 0x5600_04d2),
+                size: 0x1fff,
+            }],
+            semaphores: vec![SemaphoreSet {
+                object: ipc_object(0, 0),
+                semaphores: vec![Semaphore { value: 1, last: 0 }, Semaphore { value: 3, last: 1240 }],
+                adjustments: vec![Adjustment {
+                    process: 1240,
+                    number: 1,
+                    value: -3,
+                }],
+            }],
+            messages: vec![MessageQueue {
+                object: ipc_object(98305, 7),
+                room: 16384,
+                last: 1234,
+                messages: vec![Message {
+                    kind: 5,
+                    bytes: b"five".to_vec(),
+                }],
+            }],
+            queues: vec![PosixQueue {
+                name: b"count".to_vec(),
+                unlinked: false,
+                uid: 1000,
+                gid: 1000,
+                mode: 0o600,
+                most: 10,
+                size: 8192,
+                messages: vec![
+                    Message {
+                        kind: 9,
+                        bytes: b"high".to_vec(),
+                    },
+                    Message { kind: 0, bytes: vec![] },
+                ],
+                notify: Some(QueueNotify {
+                    process: 1234,
+                    signal: 10,
+                    value: 0x60_0000,
+                }),
+            }],
+        },
         processes: vec![first, second],
         zombies: vec![Zombie {
             pid: 1250,
@@ -417,6 +463,16 @@ fn registers(rip: u64, rsp: u64) -> Registers {
         eflags: 0x246,
         fs_base: 0x7f00_0000_0740,
         ..Default::default()
+    }
+}
+
+fn ipc_object(id: i32, key: i32) -> IpcObject {
+    IpcObject {
+        id,
+        key,
+        uid: 1000,
+        gid: 1000,
+        mode: 0o640,
     }
 }
 
@@ -684,6 +740,10 @@ pub(crate) fn any_job() -> impl Strategy<Value = Job> {
         |((files, processes, shared), (command, flags), (id, name, nodename), clock, zombie)| {
             let mut job = small();
             (job.files, job.processes, job.shared) = (files, processes, shared);
+            // Those of `small` speak of its processes and its memory.
+            job.ipc.segments.clear();
+            job.ipc.semaphores.clear();
+            job.ipc.queues[0].notify = None;
             // Names are for anonymous memory only.
             for area in job.processes.iter_mut().flat_map(|process| &mut process.memory.areas) {
                 area.name = area.name.take().filter(|_| !matches!(area.kind, AreaKind::File(_)));

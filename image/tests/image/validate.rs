@@ -69,6 +69,7 @@ fn the_small_job_is_valid() {
     bare.processes[0].descriptors.clear();
     bare.files.clear();
     bare.shared.clear();
+    bare.ipc = Ipc::default();
     bare.validate().unwrap();
 }
 
@@ -155,8 +156,8 @@ fn shared_memory() {
     shared_refused("no pages of 8192", 0, |shared| {
         shared.kind = SharedKind::Anonymous { huge_page: 8192 };
     });
-    shared_refused("open file 4, which is not there", 1, |shared| {
-        shared.kind = SharedKind::Open { file: 4 };
+    shared_refused("open file 5, which is not there", 1, |shared| {
+        shared.kind = SharedKind::Open { file: 5 };
     });
     shared_refused("has 9223372036854775808 bytes", 1, |shared| shared.size = 1 << 63);
     shared_refused("no pages of 4096000", 4, |shared| {
@@ -195,6 +196,57 @@ fn shared_memory() {
     let mut job = small();
     job.shared[1].size = 1;
     job.validate().unwrap();
+}
+
+#[test]
+fn ipc() {
+    let ipc_refused = |why, break_it: fn(&mut Ipc)| refused(why, |job| break_it(&mut job.ipc));
+    ipc_refused("the segment -1 is negative", |ipc| ipc.segments[0].object.id = -1);
+    ipc_refused("or out of order", |ipc| ipc.segments.push(ipc.segments[0]));
+    ipc_refused("leads to two objects: semaphore set", |ipc| {
+        let mut second = ipc.semaphores[0].clone();
+        second.object.id = 1;
+        ipc.semaphores.push(second);
+        ipc.semaphores.iter_mut().for_each(|set| set.object.key = 9);
+    });
+    ipc_refused("has mode 0o1640", |ipc| ipc.messages[0].object.mode = 0o1640);
+    ipc_refused("the segment 32769 has 0 bytes", |ipc| ipc.segments[0].size = 0);
+    ipc_refused("the segment 32769 have [8192] bytes", |ipc| {
+        ipc.segments[0].size = 0x2001
+    });
+    ipc_refused("the segment 7 have []", |ipc| ipc.segments[0].object.id = 7);
+    ipc_refused("0 semaphores", |ipc| ipc.semaphores[0].semaphores.clear());
+    ipc_refused("a value or process", |ipc| {
+        ipc.semaphores[0].semaphores[0].value = 32768
+    });
+    ipc_refused("process 7 adjusts", |ipc| ipc.semaphores[0].adjustments[0].process = 7);
+    ipc_refused("the semaphore 2 by", |ipc| ipc.semaphores[0].adjustments[0].number = 2);
+    ipc_refused("by 0", |ipc| ipc.semaphores[0].adjustments[0].value = 0);
+    ipc_refused("twice", |ipc| {
+        let again = ipc.semaphores[0].adjustments[0];
+        ipc.semaphores[0].adjustments.push(again);
+    });
+    ipc_refused("a type that none can have", |ipc| ipc.messages[0].messages[0].kind = 0);
+    ipc_refused("last sender", |ipc| ipc.messages[0].last = -1);
+    ipc_refused("room for", |ipc| ipc.messages[0].room = u64::MAX);
+    for name in ["", ".", "..", "a/b", "a\0"] {
+        refused("this is no name", |job| job.ipc.queues[0].name = name.into());
+    }
+    ipc_refused("\"count\" is there twice", |ipc| ipc.queues.push(ipc.queues[0].clone()));
+    ipc_refused("holds 0 messages", |ipc| ipc.queues[0].most = 0);
+    ipc_refused("has a message that does not fit", |ipc| ipc.queues[0].size = 3);
+    ipc_refused("has a message that does not fit", |ipc| ipc.queues[0].most = 1);
+    ipc_refused("has a message that does not fit", |ipc| {
+        ipc.queues[0].messages[0].kind = 1 << 15
+    });
+    ipc_refused("not in the order", |ipc| ipc.queues[0].messages.reverse());
+    ipc_refused("notifies process 5", |ipc| {
+        ipc.queues[0].notify.as_mut().unwrap().process = 5
+    });
+    ipc_refused("with signal 65", |ipc| {
+        ipc.queues[0].notify.as_mut().unwrap().signal = 65
+    });
+    ipc_refused("message queue 0, which is not there", |ipc| ipc.queues.clear());
 }
 
 #[test]
@@ -373,7 +425,7 @@ fn scheduling() {
 fn descriptors() {
     process_refused("negative", |process| process.descriptors[0].number = -1);
     process_refused("not ascending", |process| process.descriptors[1].number = 0);
-    process_refused("not there", |process| process.descriptors[0].file = 4);
+    process_refused("not there", |process| process.descriptors[0].file = 5);
     for flag in [0o100, 0o200, 0o400, 0o1000, 0o2000000] {
         refused("which no open file has", |job| job.files[1].flags |= flag);
     }
