@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
 use crate::deputy::{Correspondent, Deputy, DeputyError, Desk, Retired};
 use crate::guest::{GuestError, fill};
+use crate::ipc::Ledger;
 use crate::notify::Listener;
 use crate::peers;
 use crate::proc::ProcDir;
@@ -164,6 +165,7 @@ pub struct Office<'a> {
     pub listener: &'a Arc<Listener>,
     pub desk: &'a Arc<Desk>,
     pub outside: Outside,
+    pub ledger: &'a Ledger,
     /// Tells the main thread that something waits in [`Away::take`].
     pub ring: Arc<dyn Ring>,
     /// All processes of the job: host PIDs.
@@ -388,6 +390,9 @@ fn send(
         areas::Purpose::Move,
         &areas::Known::default(),
     )?;
+    let pids: Vec<i32> = frozen.iter().map(Frozen::pid).collect();
+    let refused = |reason| ControlError::refused(format!("the job cannot be moved now: {reason}"));
+    office.ledger.verdict(&pids, areas::Purpose::Move).map_err(refused)?;
     let bodies = Bodies {
         processes: description.processes.clone(),
         shared: description.shared.clone(),

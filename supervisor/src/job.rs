@@ -15,16 +15,17 @@
 use crate::areas::Purpose;
 use crate::attributes::usage;
 use crate::away::{self, Away, Departure, HomeError, Identity, Incoming, Office, Ring, tell};
-use crate::capture::{self, FrozenJob, Outside};
+use crate::capture::{self, Outside};
 use crate::config::Config;
 use crate::control::{self, Content, ControlError, Moved, Outcome, Progress, Request, Role, State};
 use crate::deputy::Desk;
 use crate::front::{self, SupervisorSide, ToFront, ToSupervisor};
+use crate::ipc::{self, Ledger};
 use crate::launch::{self, ProgramSpec};
 use crate::notify::{AnswerError, Listener, Notification, RecvError};
 use crate::policy::{self, Surroundings};
 use crate::revive::{ReviveError, revive};
-use crate::save::{self, Delivery};
+use crate::save::{self, Delivery, Saved};
 use crate::transfer::Piece;
 use crate::vessel::Vessel;
 use nix::sys::signal::{SigSet, Signal};
@@ -150,6 +151,7 @@ struct Job {
     config: Config,
     /// What it began with.
     began: Surroundings,
+    ledger: Arc<Ledger>,
     mailbox: Mailbox,
     listener: Arc<Listener>,
     desk: Arc<Desk>,
@@ -230,10 +232,11 @@ impl Job {
         // The program has its copies of the shell's descriptors; from here on there may be threads.
         side.leave().map_err(failed("leave the terminal"))?;
         let (listener, desk) = (Arc::new(listener), Arc::new(Desk::default()));
-        let (door, seat) = (Arc::clone(&listener), Arc::clone(&desk));
+        let ledger = Arc::new(Ledger::of(pid));
+        let (door, seat, book) = (Arc::clone(&listener), Arc::clone(&desk), Arc::clone(&ledger));
         thread::Builder::new()
             .name("door".into())
-            .spawn(move || serve_door(&door, &seat))
+            .spawn(move || serve_door(&door, &seat, &book))
             .map_err(failed("start a thread"))?;
         let client_mailbox = mailbox.clone();
         let client_config = side.config.clone();
@@ -267,6 +270,7 @@ impl Job {
             outside,
             config: side.config.clone(),
             began,
+            ledger,
             listener,
             desk,
             away: None,
@@ -511,6 +515,7 @@ impl Job {
         }
         let processes = self.processes();
         policy::verdict(&processes, &self.began)?;
+        self.ledger.verdict(&processes, Purpose::Move)?;
         if processes.iter().any(|pid| front::is_stopped(*pid)) {
             return Err("it is stopped; continue it first (fg, or kill -CONT)".to_owned());
         }
@@ -558,6 +563,7 @@ impl Job {
             listener: &self.listener,
             desk: &self.desk,
             outside: self.outside,
+            ledger: &self.ledger,
             ring: Arc::new(self.mailbox.clone()),
             processes: self.lister.as_ref(),
         }
@@ -671,11 +677,12 @@ impl Job {
         side: &mut SupervisorSide,
     ) -> Result<Outcome, ControlError> {
         self.at_home()?;
-        let save::Saved { frozen, bytes } = save::to_file(&|| self.processes(), path, content, &self.office())?;
+        let saved = save::to_file(&|| self.processes(), path, content, &self.office())?;
+        let bytes = saved.bytes;
         if keep_running {
-            frozen.release()?;
+            saved.frozen.release()?;
         } else {
-            end_here(frozen, format!("saved to {}", path.display()), side)?;
+            end_here(saved, format!("saved to {}", path.display()), side)?;
         }
         Ok(Outcome::Saved {
             path: path.to_owned(),
@@ -689,8 +696,9 @@ impl Job {
         }
         self.at_home()?;
         let host = delivery.host.clone();
-        let (id, save::Saved { frozen, bytes }) = save::to_host(&|| self.processes(), delivery, &self.office())?;
-        end_here(frozen, format!("stored at {host} as {id}"), side)?;
+        let (id, saved) = save::to_host(&|| self.processes(), delivery, &self.office())?;
+        let bytes = saved.bytes;
+        end_here(saved, format!("stored at {host} as {id}"), side)?;
         Ok(Outcome::Stored { id, bytes })
     }
 
@@ -702,7 +710,9 @@ impl Job {
         }
         let verdict = if self.alive {
             let processes = self.processes();
-            policy::verdict(&processes, &self.began).and_then(|()| capture::verdict(&processes, Purpose::Save))
+            policy::verdict(&processes, &self.began)
+                .and_then(|()| self.ledger.verdict(&processes, Purpose::Save))
+                .and_then(|()| capture::verdict(&processes, Purpose::Save))
         } else {
             Err("its first process has ended".to_owned())
         };
@@ -774,9 +784,11 @@ impl Job {
 }
 
 /// Its image is safe: the job ends here, and the front says where it is.
-fn end_here(frozen: FrozenJob, note: String, side: &mut SupervisorSide) -> Result<(), ControlError> {
+fn end_here(saved: Saved, note: String, side: &mut SupervisorSide) -> Result<(), ControlError> {
     side.end(note);
-    frozen
+    ipc::remove(&saved.frozen.processes, &saved.ipc);
+    saved
+        .frozen
         .kill()
         .map_err(|error| ControlError::refused(format!("cannot end the job: {error}")))
 }
@@ -840,11 +852,11 @@ fn post(
 }
 
 /// The door's thread: answers tracked calls until the last process of the job has ended.
-fn serve_door(listener: &Listener, desk: &Desk) {
+fn serve_door(listener: &Listener, desk: &Desk, ledger: &Ledger) {
     loop {
         let answered = match listener.recv(None) {
             Ok(notification) if desk.door(&notification) => continue,
-            Ok(notification) => answer(listener, &notification),
+            Ok(notification) => answer(listener, &notification, ledger),
             Err(RecvError::Ended) => return,
             Err(RecvError::Io(error)) => return tracing::error!("the notification door is stuck: {error}"),
         };
@@ -854,12 +866,13 @@ fn serve_door(listener: &Listener, desk: &Desk) {
     }
 }
 
-fn answer(listener: &Listener, notification: &Notification) -> Result<(), AnswerError> {
+fn answer(listener: &Listener, notification: &Notification, ledger: &Ledger) -> Result<(), AnswerError> {
     match notification.number {
         // As without us.
         area::VRUN_NEXT | area::VRUN_SIGNAL => listener.fail(notification.id, libc::ENOSYS),
         _ if usage::answer(listener, notification)? => Ok(()),
         _ if policy::answer(listener, notification)? => Ok(()),
+        _ if ledger.answer(listener, notification)? => Ok(()),
         _ => listener.resume(notification.id),
     }
 }

@@ -20,6 +20,7 @@ pub mod guest;
 pub mod heed;
 pub mod host;
 pub mod interrupted;
+pub mod ipc;
 pub mod job;
 pub mod launch;
 pub mod logging;

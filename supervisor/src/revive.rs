@@ -15,6 +15,7 @@ use crate::control::ErrorCode;
 use crate::descriptors::{self, DescriptorError, Opened};
 use crate::filter;
 use crate::guest::{GuestError, fill, install_filter};
+use crate::ipc;
 use crate::job::ImageSource;
 use crate::notify::Listener;
 use crate::restore::{self, Home, Restored, Restorer};
@@ -27,7 +28,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use vrun_image::state::{Job, Process};
+use vrun_image::state::{Ipc, Job, Process};
 use vrun_image::{Reader, Record};
 use vrun_shim::{Script, Tracee, area};
 
@@ -154,6 +155,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         descriptors,
         working_directory: opened.working_directories[0].clone(),
         umask: first.umask,
+        own_ipc: job.ipc != Ipc::default(),
     };
     let vessel = Vessel::create(&Specification::of(&job, first, world)).map_err(GuestError::from)?;
 
@@ -163,9 +165,11 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         tracee.wait_interrupted()?;
         let injection = capture::take_over(tracee)?;
         let listener = install_filter(&injection, &filter::restored()?, vessel.socket)?;
+        ipc::make(&injection, &job)?;
         let objects = restore::objects(&injection, &job, Origin::Files, &|file| {
             opened.file(file).map(|file| file.as_raw_fd())
         })?;
+        ipc::memory::finish(&injection, &job.ipc)?;
         let mut heirs: Vec<_> = job.processes.iter().skip(1).map(|_| objects.heir()).rev().collect();
         heirs.push(objects);
         let mut restorers = Vec::with_capacity(job.processes.len());
@@ -191,6 +195,7 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
             }
             restorers.push(restorer);
         }
+        ipc::finish(&restorers, &job)?;
         let mut reader = open().map_err(|error| GuestError::Io("read the image again", io::Error::other(error)))?;
         read_job(&mut reader)?;
         fill(&restorers, &mut reader)?;

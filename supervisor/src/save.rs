@@ -15,6 +15,7 @@ use crate::control::{Content, ControlError, ErrorCode};
 use crate::deliver::say_bye;
 use crate::descriptors::{self, DescriptorError};
 use crate::guest::GuestError;
+use crate::ipc;
 use crate::peers;
 use crate::transfer::ImageSink;
 use std::fs::File;
@@ -22,7 +23,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 use vrun_image::Writer;
-use vrun_image::state::{FileKind, Job, LockHolder, SharedKind};
+use vrun_image::state::{FileKind, Ipc, Job, LockHolder, SharedKind};
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
 use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Stored};
 
@@ -31,6 +32,8 @@ use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Stored};
 pub struct Saved {
     pub frozen: FrozenJob,
     pub bytes: u64,
+    /// What of it this host still has, too.
+    pub ipc: Ipc,
 }
 
 fn rolled_back(what: impl std::fmt::Display) -> ControlError {
@@ -64,9 +67,11 @@ fn write_image<W: Write>(
     content: Content,
     office: &Office<'_>,
     inner: W,
-) -> Result<W, ControlError> {
+) -> Result<(W, Ipc), ControlError> {
     let pid = frozen.processes[0].pid();
     let pids: Vec<i32> = frozen.processes.iter().map(|process| process.pid()).collect();
+    let refused = |reason| ControlError::refused(format!("the job cannot be saved now: {reason}"));
+    office.ledger.verdict(&pids, areas::Purpose::Save).map_err(refused)?;
     let descriptors = descriptors::capture(&pids, content.with_files)?;
     let mut captured = capture::describe(
         &frozen.processes,
@@ -88,6 +93,8 @@ fn write_image<W: Write>(
         .map_err(rolled_back)?;
     job.zombies = zombies;
     job.shared.clone_from(&captured.shared);
+    job.ipc = ipc::capture(&frozen.processes, office.ledger)?;
+    ipc::memory::enter(&job.ipc, &mut job.shared);
     if let Some(path) = locked_and_mapped(&job) {
         return Err(ControlError::refused(format!(
             "the job cannot be saved now: it holds a lock on {path}, which it has mapped shared, too; let it release the lock first"
@@ -101,12 +108,19 @@ fn write_image<W: Write>(
     let dumped = capture::dump(&captured, |process, start, bytes| {
         writer.pages(process, start, bytes).map_err(GuestError::from)
     });
-    dumped.map_err(|error| match error {
-        GuestError::Image(error) => image_error(error),
-        other => rolled_back(other),
-    })?;
+    let segments = |writer: &mut Writer<W>| {
+        ipc::memory::dump(&frozen.processes, &job.ipc, &job.shared, |object, start, bytes| {
+            writer.pages(object, start, bytes).map_err(GuestError::from)
+        })
+    };
+    dumped
+        .and_then(|()| segments(&mut writer))
+        .map_err(|error| match error {
+            GuestError::Image(error) => image_error(error),
+            other => rolled_back(other),
+        })?;
     descriptors.store(&mut writer)?;
-    Ok(writer.finish().map_err(image_error)?.0)
+    Ok((writer.finish().map_err(image_error)?.0, job.ipc))
 }
 
 /// A file on which a process holds record locks, and which memory shows. Mapping it again takes a descriptor of its own,
@@ -156,16 +170,16 @@ pub fn to_file(
         .prefix(".vrun-")
         .tempfile_in(directory)
         .map_err(unwritable)?;
-    let (frozen, bytes) = with_frozen(processes, |frozen| {
+    let (frozen, (bytes, ipc)) = with_frozen(processes, |frozen| {
         let buffered = BufWriter::with_capacity(1 << 20, file.as_file().try_clone().map_err(unwritable)?);
-        let buffered = write_image(frozen, content, office, buffered)?;
+        let (buffered, ipc) = write_image(frozen, content, office, buffered)?;
         let written: File = buffered.into_inner().map_err(|error| unwritable(error.into_error()))?;
         written.sync_all().map_err(unwritable)?;
         let bytes = written.metadata().map_err(unwritable)?.len();
         file.persist(path).map_err(|error| unwritable(error.error))?;
-        Ok(bytes)
+        Ok((bytes, ipc))
     })?;
-    Ok(Saved { frozen, bytes })
+    Ok(Saved { frozen, bytes, ipc })
 }
 
 /// A host that has accepted the offer and waits for the image to store.
@@ -204,10 +218,10 @@ pub fn to_host(
             with_files: true,
             compress: None,
         };
-        let sink = write_image(frozen, content, office, ImageSink::new(sender.clone()))?;
+        let (sink, ipc) = write_image(frozen, content, office, ImageSink::new(sender.clone()))?;
         let bytes = sink.finish().map_err(rolled_back)?;
         match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
-            Ok(Frame::Message(Message::Stored(Stored { id }))) => Ok((id, bytes)),
+            Ok(Frame::Message(Message::Stored(Stored { id }))) => Ok((id, bytes, ipc)),
             Ok(Frame::Message(Message::Failed(Reason { reason }))) => {
                 Err(rolled_back(format!("{host} could not store the image: {reason}")))
             }
@@ -216,9 +230,9 @@ pub fn to_host(
         }
     });
     match result {
-        Ok((frozen, (id, bytes))) => {
+        Ok((frozen, (id, bytes, ipc))) => {
             say_bye(office.config, &sender, &mut receiver);
-            Ok((id, Saved { frozen, bytes }))
+            Ok((id, Saved { frozen, bytes, ipc }))
         }
         Err(error) => {
             sender.shutdown();

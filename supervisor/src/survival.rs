@@ -210,12 +210,8 @@ pub const ROWS: &[Row] = {
         row(LocalIpc, "inotify_unread", "inotify events that were not read yet")
             .but(Refused("unread events"), Survives),
         row(LocalIpc, "pidfd", "pidfd").but(Survives, Home),
-        row(LocalIpc, "sysv_memory", "System V shared memory")
-            .but(Refused("System V shared memory"), Refused("System V shared memory")),
-        row(LocalIpc, "sysv_semaphores", "System V semaphores, with undo").but(
-            Changes("the objects stay with the host, and SEM_UNDO is done when the job is saved"),
-            Home,
-        ),
+        row(LocalIpc, "sysv_memory", "System V shared memory").but(Survives, Home),
+        row(LocalIpc, "sysv_semaphores", "System V semaphores, with undo").but(Survives, Home),
         row(LocalIpc, "sysv_messages", "System V message queues").but(Survives, Home),
         row(LocalIpc, "posix_queue", "POSIX message queues").but(Refused("is the POSIX message queue"), Home),
         row(LocalIpc, "internet_listener", "TCP listeners and UDP sockets"),

@@ -33,6 +33,24 @@ pub fn descriptor_of(pid: i32, number: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// `semget(2)`.
+pub fn semget(key: i32, semaphores: i32, flags: i32) -> io::Result<i32> {
+    // SAFETY: plain numbers.
+    match unsafe { libc::semget(key, semaphores, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        id => Ok(id),
+    }
+}
+
+/// `msgget(2)`.
+pub fn msgget(key: i32, flags: i32) -> io::Result<i32> {
+    // SAFETY: plain numbers.
+    match unsafe { libc::msgget(key, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        id => Ok(id),
+    }
+}
+
 /// `kill(2)` with any signal number.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: plain numbers.
@@ -128,6 +146,8 @@ pub enum Shared {
     Descriptors = 2,
     /// Working directory and umask.
     FileSystem = 3,
+    /// What is undone of semaphores.
+    Undo = 6,
 }
 
 /// Whether two processes or threads share something (`kcmp(2)`; needs the right to trace them).

@@ -1,7 +1,7 @@
 //! A vessel: a fresh process with the right PID, clocks, user and (for a guest) an empty world, ready to be filled.
 //!
 //! ```text
-//! we ── clone3(user, pid, mount [, net, uts, ipc]) ──► keeper (PID 1 there)
+//! we ── clone3(user, pid, mount [, ipc] [, net, uts]) ──► keeper (PID 1 there)
 //!                                                       │ uid map, host name, time offsets, root
 //!                                                       └─ clone3(set_tid = the job's PID) ──► vessel: waits in pause(2)
 //! ```
@@ -60,6 +60,8 @@ pub enum World {
         descriptors: Vec<(RawFd, i32, bool)>,
         working_directory: CString,
         umask: u32,
+        /// It has an IPC namespace of its own: only there can the identifiers of its objects be chosen.
+        own_ipc: bool,
     },
     /// Nothing: a guest, whose world is its origin.
     Nothing { host_name: String },
@@ -124,11 +126,14 @@ impl Vessel {
     pub fn create(specification: &Specification) -> Result<Self, VesselError> {
         let (ours, theirs) = socket_pair().map_err(|error| VesselError::Step("make a socket", error))?;
         let prepared = Prepared::new(specification, theirs.as_raw_fd());
-        let isolated = matches!(specification.world, World::Nothing { .. });
-        let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS;
-        if isolated {
-            flags |= libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-        }
+        let flags = libc::CLONE_NEWUSER
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWNS
+            | match specification.world {
+                World::Host { own_ipc: false, .. } => 0,
+                World::Host { own_ipc: true, .. } => libc::CLONE_NEWIPC,
+                World::Nothing { .. } => libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC,
+            };
         // SAFETY: see the module's note; `prepared` is a copy in the child.
         let keeper = unsafe { clone(flags as u64, 0) }.map_err(|error| match error.raw_os_error() {
             Some(libc::EPERM | libc::ENOSPC | libc::EINVAL) => VesselError::Namespace("user namespaces", error),
@@ -257,6 +262,7 @@ impl Prepared {
                 descriptors,
                 working_directory,
                 umask,
+                own_ipc: _,
             } => {
                 prepared.descriptors.clone_from(descriptors);
                 let kept = descriptors.iter().filter(|item| item.0 == item.1).map(|item| item.0);

@@ -47,9 +47,6 @@ pub fn reason(entry: &MapsEntry) -> Option<String> {
     if has(VmFlag::ShadowStack) {
         return Some(format!("it has a shadow stack at {at}"));
     }
-    if entry.backing() == Backing::SystemV {
-        return Some(format!("it has System V shared memory attached at {at}"));
-    }
     if !file {
         return None;
     }

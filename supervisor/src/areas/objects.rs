@@ -16,6 +16,7 @@
 //! A file that is found again unchanged is mapped again; else a memfd with the contents of the image stands in for it.
 
 use super::{MADV_GUARD_REMOVE, area_of, huge_flags, reason};
+use crate::ipc::memory::attach;
 use crate::memory::{self, MemoryError, PAGE, TargetMemory};
 use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, VmFlag};
 use crate::restore::find_hole;
@@ -94,6 +95,7 @@ pub struct Catalogue {
     /// Of each process.
     pub areas: Vec<Vec<Area>>,
     shows: Vec<(i32, Vec<Shows>)>,
+    purpose: Purpose,
 }
 
 impl Catalogue {
@@ -125,6 +127,7 @@ impl Catalogue {
             shared: finder.shared,
             areas,
             shows,
+            purpose,
         })
     }
 
@@ -144,7 +147,10 @@ impl Catalogue {
             for Shows { entry, object } in shows {
                 memory::dump_own(&memory, entry, |start, bytes| sink(number as u32, start, bytes))?;
                 let Some((object, offset)) = *object else { continue };
-                if !self.shared[object as usize].kind.is_stored() {
+                let kind = &self.shared[object as usize].kind;
+                // Segments are saved as a whole (`ipc::memory::dump`).
+                let apart = self.purpose == Purpose::Save && matches!(kind, SharedKind::SystemV { .. });
+                if apart || !kind.is_stored() {
                     continue;
                 }
                 // Addresses of this area, less what an earlier one has shown.
@@ -215,7 +221,9 @@ impl Finder<'_> {
             }
             let object = self.object(view, &memory, entry, known)?;
             let kind = match (object, entry.backing()) {
-                (Some((object, offset)), Backing::SharedAnonymous) => AreaKind::Shared { object, offset },
+                (Some((object, offset)), Backing::SharedAnonymous | Backing::SystemV) => {
+                    AreaKind::Shared { object, offset }
+                }
                 (Some((object, offset)), _) => AreaKind::File(FileMapping {
                     path: entry.path.clone(),
                     offset,
@@ -274,6 +282,16 @@ impl Finder<'_> {
             true => entry.page_size,
             false => 0,
         };
+        if entry.backing() == Backing::SystemV {
+            // The inode has the number of the segment (ipc/shm.c).
+            let id = entry.inode as i32;
+            return match huge_page {
+                0 => Ok(SharedKind::SystemV { id }),
+                _ => unsupported(format!(
+                    "the System V shared memory {id} is of huge pages (SHM_HUGETLB)"
+                )),
+            };
+        }
         if entry.backing() == Backing::SharedAnonymous {
             if huge_page != 0 && self.purpose == Purpose::Move {
                 let (start, end) = (entry.start, entry.end);
@@ -457,6 +475,9 @@ impl Objects {
                     let no_reserve = area.no_reserve || shows.any(|area| area.no_reserve);
                     objects.make(injection, occupied, memory, no_reserve, origin, open)?
                 }
+                None if matches!(memory.kind, SharedKind::SystemV { .. }) => {
+                    objects.make(injection, occupied, memory, false, origin, open)?
+                }
                 None => Source::default(),
             };
             objects.sources.push(source);
@@ -489,6 +510,14 @@ impl Objects {
             objects.private.push((*number, window.clone(), *offset));
         }
         let mut windows = on(&kept.windows);
+        let maps = ProcDir::open(injection.tracee().tid())?.maps()?;
+        let writable = |window: &Range<u64>| {
+            let write = libc::PROT_WRITE.cast_unsigned();
+            let mut found = maps
+                .iter()
+                .filter(|entry| entry.start <= window.start && window.start < entry.end);
+            found.all(|entry| entry.protection & write != 0)
+        };
         for (number, memory) in shared.iter().enumerate() {
             // An area whose private mapping was kept needs nothing else.
             let needs = |area: &Area| shows(area, number) && objects.private_page(area, number as u32).is_none();
@@ -499,11 +528,12 @@ impl Objects {
                 // Its contents are what the private mappings show, too.
                 (false, Some(_)) if !areas[process].iter().any(|area| shows(area, number)) => Source::default(),
                 (_, Some((_, window, offset))) => {
+                    let filled = writable(window);
                     let start = objects.clear_of(injection, occupied, window.clone(), areas[process])?;
                     *window = start..start + (window.end - window.start);
                     Source {
                         window: Some((start, *offset)),
-                        filled: true,
+                        filled,
                         ..Source::default()
                     }
                 }
@@ -586,7 +616,12 @@ impl Objects {
             ours: true,
         };
         match &memory.kind {
-            SharedKind::Anonymous { huge_page: 0 } => {
+            SharedKind::SystemV { id } if origin == Origin::Files => {
+                let window = attach(injection, occupied, *id)?;
+                self.windows.push(window.clone());
+                Ok(filled(window.start, None))
+            }
+            SharedKind::Anonymous { huge_page: 0 } | SharedKind::SystemV { .. } => {
                 let window = self.window(occupied, memory.size, PAGE)?;
                 let mut script = Script::new(area::DATA.start);
                 let flags = if no_reserve { libc::MAP_NORESERVE } else { 0 };
@@ -637,7 +672,6 @@ impl Objects {
                 let descriptor = create_memfd(injection, path, &window, memory.size, 0)?;
                 Ok(filled(window.start, Some(descriptor)))
             }
-            SharedKind::SystemV { .. } => unsupported("System V shared memory cannot be restored yet"),
             SharedKind::Mirrored { name } => unsupported(format!(
                 "{} stays at the host that it was mapped at",
                 String::from_utf8_lossy(name)
@@ -872,6 +906,14 @@ impl Kept {
     ) -> Result<Self> {
         let kept = Self::default();
         for (number, memory) in shared.iter().enumerate() {
+            // What is in a segment stays: it may outlive the job.
+            if let SharedKind::SystemV { id } = memory.kind
+                && areas.iter().any(|area| shows(area, number))
+            {
+                let window = attach(injection, occupied, id)?;
+                on(&kept.windows).push((number as u32, window, 0));
+                continue;
+            }
             let unnamed = matches!(
                 memory.kind,
                 SharedKind::Anonymous { huge_page: 0 } | SharedKind::Unnamed { huge_page: 0, .. }

@@ -218,6 +218,7 @@ fn job_of(files: &[OpenFile], slots: &[Vec<Slot>], cwd: &[u8]) -> Job {
         cpu: CpuFeatures::default(),
         files: files.to_vec(),
         shared: Vec::new(),
+        ipc: vrun_image::state::Ipc::default(),
         processes: (1..).zip(slots).map(process).collect(),
         zombies: Vec::new(),
     }
