@@ -24,8 +24,8 @@ static void on_alarm(int signal) {
     do { \
         struct timeval now, then; \
         alarms = 0, feed = feeds; \
-        setitimer(ITIMER_REAL, &(struct itimerval){{0, 60000}, {0, 60000}}, 0); \
         gettimeofday(&then, 0); \
+        setitimer(ITIMER_REAL, &(struct itimerval){{0, 60000}, {0, 60000}}, 0); \
         long result = (call); \
         int error = errno; \
         setitimer(ITIMER_REAL, &(struct itimerval){0}, 0); \
