@@ -86,6 +86,8 @@ struct ProcessReport {
     pending: Vec<i32>,
     interval_timers: Vec<IntervalReport>,
     timers: Vec<TimerReport>,
+    /// Signals' numbers.
+    read_at_origin: Vec<i32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -332,6 +334,9 @@ fn process_report(process: &Process, mut pages: Vec<(u64, u64)>) -> ProcessRepor
         pending: numbers(&process.signals.pending),
         interval_timers: interval_reports(&process.signals.interval_timers),
         timers: process.signals.timers.iter().map(timer_report).collect(),
+        read_at_origin: (1..=64)
+            .filter(|signal| process.signals.read_at_origin & 1 << (signal - 1) != 0)
+            .collect(),
     }
 }
 
@@ -920,6 +925,13 @@ impl Display for WithFiles<'_> {
         }
         if !process.timers.is_empty() {
             list(f, "timers: id, clock, fires in, then every, what", &process.timers)?;
+        }
+        if !process.read_at_origin.is_empty() {
+            writeln!(
+                f,
+                "  read from descriptors at its origin:{}",
+                Names(&process.read_at_origin)
+            )?;
         }
         Ok(())
     }

@@ -343,6 +343,9 @@ pub struct Signals {
     pub interval_timers: [IntervalTimer; 3],
     /// `timer_create(2)`, ascending by id.
     pub timers: Vec<PosixTimer>,
+    /// Mask of the signals (bit 0 is signal 1) that a process which moves reads from descriptors: like these they stay at
+    /// its origin. 0 in a file.
+    pub read_at_origin: u64,
 }
 
 /// A timer of `timer_create(2)`, `/proc/PID/timers` and `timer_gettime` in our own words.

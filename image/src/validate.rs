@@ -718,6 +718,11 @@ impl Signals {
             ensure!(settable, "signal {signal} has a disposition");
             ensure!(seen.insert(*signal), "signal {signal} has two dispositions");
         }
+        let unblockable = 1 << (9 - 1) | 1 << (19 - 1);
+        ensure!(
+            self.read_at_origin & unblockable == 0,
+            "it reads SIGKILL or SIGSTOP from a descriptor"
+        );
         let micros = self
             .interval_timers
             .iter()

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use crate::call::{Argument, Call, CallError, FAULT, Keep, MAX_BYTES, Output, Pointer, Reply};
-use crate::syscalls::{self, Arg, Decision};
+use crate::syscalls::{self, Arg, Away, Decision, Special};
 
 /// Where segments begin: what the strictest structure of the kernel may want.
 const ALIGNMENT: usize = 16;
@@ -169,7 +169,12 @@ impl<'c> Check<'c> {
     fn arguments(mut self) -> Result<(), CallError> {
         let number = self.call.number;
         let row = syscalls::row(number).ok_or(CallError::NotForwarded(number))?;
-        let list = match syscalls::decide(row, self.call.process, &self.values) {
+        // What a process reads from descriptors here, it sends itself from here.
+        let process = match row.away {
+            Away::Special(Special::Signal, _) => syscalls::NOBODY,
+            _ => self.call.process,
+        };
+        let list = match syscalls::decide(row, process, &self.values) {
             Decision::Forward(list) | Decision::Both(list) => list,
             _ => return Err(CallError::NotForwarded(number)),
         };

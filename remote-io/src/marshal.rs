@@ -198,20 +198,17 @@ fn try_begin(pid: i32, number: u32, args: [u64; 6], memory: &dyn Memory) -> Resu
     let mut builder = Builder::new(memory, args);
     builder.marshal(&list)?;
     let pending = builder.pending(pid, number, then);
-    match special {
-        Some(Special::Open) => {
-            if let Some(path) = pending.path().and_then(|path| own_proc(pid, path)) {
-                if path == "task" {
-                    // The deputy has a thread more.
-                    return Ok(Step::Home("it lists its own threads".into()));
-                }
-                return Ok(Step::OwnProc {
-                    path,
-                    flags: pending.open_flags(),
-                });
-            }
+    if special == Some(Special::Open)
+        && let Some(path) = pending.path().and_then(|path| own_proc(pid, path))
+    {
+        if path == "task" {
+            // The deputy has a thread more.
+            return Ok(Step::Home("it lists its own threads".into()));
         }
-        _ => {}
+        return Ok(Step::OwnProc {
+            path,
+            flags: pending.open_flags(),
+        });
     }
     Ok(Step::Forward(pending))
 }

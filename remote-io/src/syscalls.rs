@@ -654,6 +654,9 @@ impl Row {
     }
 }
 
+/// A process that none is: to it, a signal that another one sends itself is for others.
+pub const NOBODY: i32 = i32::MIN;
+
 /// All six arguments of a list.
 fn six(list: &[Arg]) -> [Arg; 6] {
     std::array::from_fn(|i| list.get(i).copied().unwrap_or(Unused))

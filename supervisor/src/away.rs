@@ -18,7 +18,7 @@ use crate::attributes;
 use crate::capture::{self, CaptureError, Frozen, Outside};
 use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
-use crate::deputy::{Correspondent, Deputy, DeputyError, Desk, Retired};
+use crate::deputy::{Correspondent, Deputy, DeputyError, Desk, Remains, Retired};
 use crate::guest::{GuestError, fill};
 use crate::ipc::Ledger;
 use crate::notify::Listener;
@@ -29,7 +29,6 @@ use crate::transfer::{ImageSink, ImageStream, Piece};
 use crate::undertaker::Undertaker;
 use std::cell::RefCell;
 use std::io;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -135,10 +134,7 @@ pub struct Member {
     pub deputy: Arc<Deputy>,
     /// Readable when the deputy has ended.
     pub end: OwnedFd,
-    /// Where the command line and the environment are in the process.
-    arguments: Range<u64>,
-    /// The memory that it shared.
-    kept: Kept,
+    remains: Remains,
 }
 
 /// A job whose body is at another host.
@@ -287,6 +283,11 @@ impl Correspondent for Courier {
             // The end of the connection is reported by who receives from it.
             tracing::debug!("cannot send a reply: {error}");
         }
+    }
+
+    fn stopped(&self, stopped: Stopped) {
+        let _order = self.held();
+        Courier::stopped(self, stopped);
     }
 
     fn signal(&self, process: i32, thread: i32, info: [u8; SIGINFO]) {
@@ -454,22 +455,22 @@ fn settle(
     let mut threads = 0;
     for (process, body) in frozen.into_iter().zip(bodies.processes) {
         let pid = process.pid();
-        let layout = &body.memory.layout;
-        let arguments = layout.arg_start..layout.env_end;
         let mut occupied = restore::occupied(process.maps(), &[]);
         let injections = process.into_injections();
         threads += injections.len();
         let settle = || {
-            let kept = match injections.first() {
-                Some(leader) => Kept::keep(leader, &mut occupied, &body.memory.areas, &bodies.shared)?,
-                None => Kept::default(),
+            let layout = &body.memory.layout;
+            let remains = Remains {
+                arguments: layout.arg_start..layout.env_end,
+                kept: match injections.first() {
+                    Some(leader) => Kept::keep(leader, &mut occupied, &body.memory.areas, &bodies.shared)?,
+                    None => Kept::default(),
+                },
+                read_here: body.signals.read_at_origin,
             };
             let late = withdraw(&injections, &body)?;
             let tracees: Vec<_> = injections.into_iter().map(Injection::keep).collect();
-            Ok((
-                Member::settle(&tracees, arguments, kept, &pids, &courier, office)?,
-                late,
-            ))
+            Ok((Member::settle(&tracees, remains, &pids, &courier, office)?, late))
         };
         match settle() {
             Ok((member, late)) => {
@@ -535,8 +536,7 @@ impl Member {
     /// Makes a deputy of a stopped process and has it served. `pids` are all processes of the job.
     fn settle(
         tracees: &[Tracee],
-        arguments: Range<u64>,
-        kept: Kept,
+        remains: Remains,
         pids: &[i32],
         courier: &Arc<Courier>,
         office: &Office<'_>,
@@ -545,14 +545,10 @@ impl Member {
         let end = crate::sys::pidfd(pid).map_err(|_| TraceError::Gone(pid))?;
         let adopted = !pids.contains(&ProcDir::open(pid)?.stat()?.parent);
         let (desk, listener) = (office.desk, office.listener);
-        let deputy = Deputy::settle(tracees, &arguments, &kept, adopted, desk, listener, courier.clone())?;
+        let courier = courier.clone();
+        let deputy = Deputy::settle(tracees, &remains, adopted, desk, listener, courier)?;
         desk.seat(&deputy);
-        Ok(Self {
-            deputy,
-            end,
-            arguments,
-            kept,
-        })
+        Ok(Self { deputy, end, remains })
     }
 }
 
@@ -820,8 +816,7 @@ impl Away {
             };
             office.desk.leave(&member.deputy);
             let tracees: Vec<_> = threads.iter().map(|thread| thread.tracee).collect();
-            let (arguments, kept) = (member.arguments.clone(), member.kept.clone());
-            match Member::settle(&tracees, arguments, kept, &pids, &self.courier, office) {
+            match Member::settle(&tracees, member.remains.clone(), &pids, &self.courier, office) {
                 Ok(again) => *member = again,
                 Err(DeputyError::Trace(TraceError::Gone(_))) => {}
                 Err(error) => return Err(HomeError::Lost(error.to_string())),
@@ -918,7 +913,7 @@ where
             let leader = threads[0].tracee;
             forget_timers(leader, process)?;
             let kept = members.iter().find(|member| member.deputy.process() == process.pid);
-            let kept = kept.map_or_else(Kept::default, |member| member.kept.clone());
+            let kept = kept.map_or_else(Kept::default, |member| member.remains.kept.clone());
             let objects = restore::deputy_objects(leader, &job, index, &kept)?;
             restorers.push(Restorer::begin(leader, process, Home::Deputy, objects)?);
         }

@@ -15,7 +15,7 @@ use crate::attributes;
 use crate::interrupted::{self, LastRan, Sleep};
 use crate::memory::MemoryError;
 use crate::policy;
-use crate::proc::{Backing, MapsEntry, ProcDir, ProcError, Status};
+use crate::proc::{Backing, FdDetails, MapsEntry, ProcDir, ProcError, Status};
 use crate::registers;
 use crate::sys;
 use std::collections::BTreeMap;
@@ -79,6 +79,8 @@ pub struct Frozen {
     threads: Vec<FrozenThread>,
     pid: i32,
     maps: Vec<MapsEntry>,
+    /// Mask of the signals that it reads from descriptors.
+    read_signals: u64,
     /// The signal of the group stop (job control) that it is in, else 0.
     stop: i32,
 }
@@ -138,7 +140,8 @@ fn unsupported<T>(reason: impl Into<String>) -> Result<T> {
     Err(CaptureError::Unsupported(reason.into()))
 }
 
-fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
+/// Gives the mask of the signals that it reads from descriptors.
+fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<u64> {
     let stat = directory.stat()?;
     if matches!(stat.state, b'Z' | b'X') {
         return unsupported("it has ended");
@@ -159,15 +162,11 @@ fn check(directory: &ProcDir, maps: &[MapsEntry]) -> Result<()> {
     if let Some(reason) = policy::held(directory.pid(), &descriptors) {
         return unsupported(reason);
     }
-    for descriptor in descriptors {
-        if descriptor.target.starts_with(b"anon_inode:[signalfd]") {
-            return unsupported(format!(
-                "descriptor {} is a signalfd, which cannot move yet",
-                descriptor.number
-            ));
-        }
-    }
-    Ok(())
+    let masks = descriptors.iter().map(|descriptor| match descriptor.info.details {
+        FdDetails::Signalfd { mask } => mask,
+        _ => 0,
+    });
+    Ok(masks.fold(0, |all, mask| all | mask))
 }
 
 /// The address of a `syscall` instruction in the target: in its vDSO, else in any of its code.
@@ -620,7 +619,7 @@ pub fn describe(
     }
     let catalogue = Catalogue::new(&views, purpose, known)?;
     let parts = processes.iter().zip(slots).zip(&catalogue.areas);
-    let described = parts.map(|((frozen, slots), areas)| frozen.describe(slots, areas.clone(), processes));
+    let described = parts.map(|((frozen, slots), areas)| frozen.describe(slots, areas.clone(), processes, purpose));
     Ok(Description {
         processes: described.collect::<Result<_>>()?,
         shared: catalogue.shared.clone(),
@@ -710,12 +709,13 @@ impl Frozen {
         let pid = leader.tracee.tid();
         let directory = ProcDir::open(pid)?;
         let maps = directory.smaps()?;
-        check(&directory, &maps)?;
+        let read_signals = check(&directory, &maps)?;
         let status = directory.status()?;
         let mut frozen = Self {
             threads: Vec::with_capacity(threads.len()),
             pid,
             maps,
+            read_signals,
             stop: 0,
         };
         for Stopped { tracee, signals, since } in &threads {
@@ -792,15 +792,18 @@ impl Frozen {
     }
 
     /// See [`describe`]. `job` are all of the job's processes.
-    fn describe(&self, descriptors: Vec<Slot>, areas: Vec<Area>, job: &[Self]) -> Result<Process> {
+    fn describe(&self, descriptors: Vec<Slot>, areas: Vec<Area>, job: &[Self], purpose: Purpose) -> Result<Process> {
         let directory = ProcDir::open(self.pid)?;
         let stat = directory.stat()?;
-        let attributes = attributes::process(self.leader(), &directory)?;
+        let mut attributes = attributes::process(self.leader(), &directory)?;
         let thread = |thread: &FrozenThread| {
             let registers = thread.registers(&attributes.signals)?;
             attributes::thread(&thread.injection, thread.inner_tid, registers)
         };
-        let threads = self.threads.iter().map(thread).collect::<Result<_>>()?;
+        let threads = self.threads.iter().map(thread).collect::<Result<Vec<_>>>()?;
+        if purpose == Purpose::Move {
+            attributes::signals::leave(&mut attributes.signals, &threads, self.read_signals)?;
+        }
         let family = Family::of(&directory, job)?;
         let extent = Extent::of(self.leader())?;
         let memory = Memory {

@@ -12,7 +12,8 @@
 //!
 //! **Threads.** The process's own threads stay, each under its TID, and fetch signals: the leader all of them, the others
 //! what may be meant for one thread. They leave real-time signals to the leader, because two threads that fetch such signals
-//! at once may hand them over in the wrong order. The calls are made by *executors*, as many as there are calls at a time, at most one for each thread of the process. The first of them
+//! at once may hand them over in the wrong order, and all leave those that are read from descriptors
+//! ([`crate::attributes::signals`]). The calls are made by *executors*, as many as there are calls at a time, at most one for each thread of the process. The first of them
 //! that is needed, and every further one, is cloned by the *foreman*, the one thread that is not confined, which does
 //! nothing but that.
 //!
@@ -37,7 +38,7 @@ use std::thread;
 use std::time::Duration;
 use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::executor::{self, Plan};
-use vrun_remote_io::message::ExitStatus;
+use vrun_remote_io::message::{ExitStatus, Stopped};
 use vrun_shim::deputy::{DeputyCode, SLOT, SLOT_MASK};
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Expect, Injection, Script, Status, TraceError, Tracee, area};
@@ -101,6 +102,8 @@ type Result<T> = std::result::Result<T, DeputyError>;
 pub trait Correspondent: Send + Sync {
     /// The answer to a call.
     fn reply(&self, reply: Reply);
+    /// A child was stopped, as its parent has read from a descriptor.
+    fn stopped(&self, stopped: Stopped);
     /// Somebody sent the process a signal, or one of its threads (else 0): numbers as the job sees them.
     fn signal(&self, process: i32, thread: i32, info: [u8; SIGINFO]);
 }
@@ -112,6 +115,8 @@ pub struct Deputy {
     process: i32,
     /// Parked, the leader first.
     threads: Vec<ParkedThread>,
+    /// Mask of the signals that are not fetched.
+    read_here: u64,
     code: DeputyCode,
     memory: TargetMemory,
     listener: Arc<Listener>,
@@ -124,6 +129,17 @@ pub struct Deputy {
     come: Condvar,
     /// The guest knows that the process is stopped, and of no `SIGCONT` since.
     pub stop_told: AtomicBool,
+}
+
+/// What stays of a process beside its threads and what they hold.
+#[derive(Clone, Debug)]
+pub struct Remains {
+    /// Where its command line and environment are, which `ps` goes on showing.
+    pub arguments: Range<u64>,
+    /// The memory that it shared, for its return.
+    pub kept: Kept,
+    /// Mask of the signals that it reads here from descriptors: they are not fetched.
+    pub read_here: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -331,6 +347,8 @@ enum Current {
         reply: Reply,
         thread: i32,
     },
+    /// The executor sends the process a signal that was raised in it, to be read from a descriptor.
+    Passing(Reply),
     /// The foreman maps a station.
     Mapping,
     /// The foreman clones its executor.
@@ -349,13 +367,10 @@ fn scratch(station: usize) -> u64 {
 
 impl Deputy {
     /// Empties a stopped process, all of whose threads are traced by this thread, the leader first, and puts it to work.
-    /// Descriptors stay; `arguments` is the range of its command line and environment, which `ps` goes on showing.
-    /// `kept` is for its return.
-    /// `adopted`: its parent is not of the job, so that it shall end with us.
+    /// Descriptors stay. `adopted`: its parent is not of the job, so that it shall end with us.
     pub fn settle(
         threads: &[Tracee],
-        arguments: &Range<u64>,
-        kept: &Kept,
+        remains: &Remains,
         adopted: bool,
         desk: &Desk,
         listener: &Arc<Listener>,
@@ -389,14 +404,14 @@ impl Deputy {
         forget(threads, code.forget)?;
 
         let registers = leader.registers()?;
-        injection.run(&empty_script(&directory, arguments, kept, adopted, threads.len())?)?;
+        injection.run(&empty_script(&directory, remains, adopted, threads.len())?)?;
         injection.write(scratch(0) - 8, &code.executor.to_le_bytes())?;
         let mut slots = vec![0; threads.len() * SLOT as usize];
         for (slot, mask) in slots
             .chunks_exact_mut(SLOT as usize)
             .zip(std::iter::once(u64::MAX).chain(std::iter::repeat(UNQUEUED)))
         {
-            slot[SLOT_MASK as usize..][..8].copy_from_slice(&mask.to_le_bytes());
+            slot[SLOT_MASK as usize..][..8].copy_from_slice(&(mask & !remains.read_here).to_le_bytes());
         }
         injection.write(SLOTS, &slots)?;
         injection.run(&foreman_script())?;
@@ -417,6 +432,7 @@ impl Deputy {
             pid,
             process,
             threads: parked,
+            read_here: remains.read_here,
             code,
             memory,
             listener: Arc::clone(listener),
@@ -507,7 +523,7 @@ impl Deputy {
         for station in &mut state.stations {
             match station.current.take() {
                 Some(Current::Call { id, .. }) => calls.push(id),
-                Some(Current::Fetching { reply, .. }) => calls.push(reply.id),
+                Some(Current::Fetching { reply, .. } | Current::Passing(reply)) => calls.push(reply.id),
                 Some(Current::Masking(call)) => calls.extend(call.map(|call| call.id)),
                 other => station.current = other,
             }
@@ -588,7 +604,10 @@ impl Deputy {
                     self.memory.read_all(scratch(index) + offset as u64, buffer)
                 });
                 match reply {
-                    Ok(reply) => self.answer(index, notification, reply, thread),
+                    Ok(reply) => {
+                        self.look_for_stop(&reply);
+                        self.answer(index, notification, reply, thread)
+                    }
                     Err(error) => {
                         tracing::error!("a result of process {} is lost: {error}", self.pid);
                         None
@@ -598,12 +617,8 @@ impl Deputy {
             Some(Current::Masking(call)) => {
                 call.and_then(|call| self.make(index, notification.id, &call).ok().flatten())
             }
-            Some(Current::Fetching { reply, thread }) => {
-                let mut bytes = [0; SIGINFO];
-                if result > 0 && self.memory.read_all(scratch(index) + FETCHED, &mut bytes).is_ok() {
-                    let thread = if self.threads.len() == 1 { 0 } else { thread };
-                    self.correspondent.signal(self.process, thread, bytes);
-                }
+            Some(Current::Fetching { reply, thread }) => self.fetched(index, notification, reply, thread),
+            Some(Current::Passing(reply)) => {
                 self.correspondent.reply(reply);
                 None
             }
@@ -641,6 +656,27 @@ impl Deputy {
             .then_some(Current::Confining)
     }
 
+    /// Of a stopped child a parent that reads SIGCHLD from a descriptor is told only there (`struct signalfd_siginfo`, 128
+    /// bytes). What looks like it and is not does no harm: whether it is stopped is seen.
+    fn look_for_stop(&self, reply: &Reply) {
+        const RECORD: usize = 128;
+        if self.read_here & 1 << (libc::SIGCHLD - 1) == 0 || reply.result % RECORD as i64 != 0 {
+            return;
+        }
+        for record in reply
+            .outputs
+            .iter()
+            .flat_map(|output| output.bytes.chunks_exact(RECORD))
+        {
+            let word = |at: usize| i32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
+            let [signal, code, process, status] = [0, 8, 12, 40].map(word);
+            if (signal, code) == (libc::SIGCHLD, libc::CLD_STOPPED) && (1..=64).contains(&status) {
+                let signal = status;
+                self.correspondent.stopped(Stopped { process, signal });
+            }
+        }
+    }
+
     /// Answers a call, after the signal that the kernel has sent to its very thread for it, if it has.
     fn answer(&self, station: usize, notification: &Notification, reply: Reply, thread: i32) -> Option<Current> {
         let errors = [libc::EPIPE, libc::EFBIG].map(|errno| -i64::from(errno));
@@ -653,6 +689,27 @@ impl Deputy {
             let number = libc::SYS_rt_sigtimedwait as u64;
             if self.order(station, notification.id, number, arguments, &image) {
                 return Some(Current::Fetching { reply, thread });
+            }
+        }
+        self.correspondent.reply(reply);
+        None
+    }
+
+    /// Hands over the signal that an executor has fetched, or has it sent to the process that reads it from a descriptor: the
+    /// call that raised it is answered behind it.
+    fn fetched(&self, station: usize, notification: &Notification, reply: Reply, thread: i32) -> Option<Current> {
+        let mut bytes = [0; SIGINFO];
+        let found = notification.args[0] as i64 > 0;
+        if found && self.memory.read_all(scratch(station) + FETCHED, &mut bytes).is_ok() {
+            let signal = u64::from(bytes[0]);
+            if self.read_here >> signal.wrapping_sub(1) & 1 != 0 {
+                let (number, arguments) = (libc::SYS_kill as u64, [self.process as u64, signal, 0, 0, 0, 0]);
+                if self.order(station, notification.id, number, arguments, &[]) {
+                    return Some(Current::Passing(reply));
+                }
+            } else {
+                let thread = if self.threads.len() == 1 { 0 } else { thread };
+                self.correspondent.signal(self.process, thread, bytes);
             }
         }
         self.correspondent.reply(reply);
@@ -1086,13 +1143,7 @@ fn interrupt(deputy: &Deputy, station: usize, call: u64, tid: i32) -> Result<()>
 }
 
 /// The calls that empty a process, or a retired deputy of what it had.
-fn empty_script(
-    directory: &ProcDir,
-    arguments: &Range<u64>,
-    kept: &Kept,
-    adopted: bool,
-    threads: usize,
-) -> Result<Script> {
+fn empty_script(directory: &ProcDir, remains: &Remains, adopted: bool, threads: usize) -> Result<Script> {
     let maps = directory.maps()?;
     let mut script = Script::new(area::DATA.start);
     // A read from the terminal in the background stops the process by these two; a handler for them has moved away.
@@ -1102,9 +1153,9 @@ fn empty_script(
     }
     let mut keep = vec![
         area::START..area::END,
-        arguments.start & !(area::PAGE - 1)..arguments.end.next_multiple_of(area::PAGE),
+        remains.arguments.start & !(area::PAGE - 1)..remains.arguments.end.next_multiple_of(area::PAGE),
     ];
-    keep.extend(kept.windows());
+    keep.extend(remains.kept.windows());
     let kernels = |path: &[u8]| path.starts_with(b"[vvar") || path == b"[vdso]";
     keep.extend(
         maps.iter()

@@ -35,7 +35,7 @@
 use crate::attributes::{timers, usage};
 use crate::memory::{MemoryError, TargetMemory};
 use crate::notify::{Listener, Notification, RecvError};
-use crate::proc::{ProcDir, TimerInfo};
+use crate::proc::{ProcDir, SyscallState, TimerInfo};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
@@ -44,10 +44,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use vrun_image::state::Process;
 use vrun_remote_io::call::{Argument, Call, Keep, Reply, Segment};
 use vrun_remote_io::channel::Sender;
 use vrun_remote_io::marshal::{self, MmapRequest, Outcome, Pending, Step};
 use vrun_remote_io::message::{Cancel, Message};
+use vrun_remote_io::syscalls::NOBODY;
 
 /// `include/linux/errno.h`: make the call again, unless a handler without `SA_RESTART` runs.
 const ERESTARTSYS: i32 = 512;
@@ -80,6 +82,8 @@ const IDLE: [i64; 10] = [
 ];
 /// Signals that no mask keeps out.
 const UNBLOCKABLE: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
+/// Why it comes home for what [`Door::touches_signals`] sees.
+const SIGNALS: &str = "it has signals in hand that it reads from a signalfd";
 /// Bytes fetched at a time to fill a mapping.
 const FETCH: u64 = 1 << 20;
 
@@ -117,6 +121,8 @@ pub struct Member {
     /// PID here and at the origin.
     pub pid: i32,
     pub origin_pid: i32,
+    /// Mask of the signals that it reads from descriptors at its origin ([`crate::attributes::signals`]).
+    reads: u64,
     memory: TargetMemory,
     /// Held by whom a file is mapped for: the descriptor that it is mapped through is one for all threads.
     mapping: Mutex<Option<Mapping>>,
@@ -297,10 +303,11 @@ impl std::fmt::Debug for Door {
 
 impl Member {
     /// A process that is stopped or has not run yet.
-    pub fn new(pid: i32, origin_pid: i32) -> Result<Self, MemoryError> {
+    pub fn new(pid: i32, process: &Process) -> Result<Self, MemoryError> {
         Ok(Self {
             pid,
-            origin_pid,
+            origin_pid: process.pid,
+            reads: process.signals.read_at_origin,
             memory: TargetMemory::open(pid)?,
             mapping: Mutex::new(None),
         })
@@ -596,7 +603,13 @@ impl Door {
             self.hold(caller, notification.id, reason);
             return Ok(());
         }
-        let step = marshal::begin(caller.member.origin_pid, number, arguments, &caller.member.memory)?;
+        let own = match i64::from(number) {
+            _ if self.is_read_at_origin(caller, notification) => NOBODY,
+            // Of its own are all threads, by their numbers.
+            libc::SYS_tkill if self.is_sibling(caller, arguments[0] as i32) => arguments[0] as i32,
+            _ => caller.member.origin_pid,
+        };
+        let step = marshal::begin(own, number, arguments, &caller.member.memory)?;
         // What was read belongs to this call only if it still waits.
         if !self.listener.is_valid(notification.id) {
             return Err(Failure::Ended);
@@ -607,6 +620,13 @@ impl Door {
                 let _ = self.listener.resume(notification.id);
             }
             Step::Answer(result) => self.give(caller, notification.id, result),
+            Step::Forward(pending)
+                if pending
+                    .temporary_mask()
+                    .is_some_and(|mask| caller.member.reads & !mask != 0) =>
+            {
+                self.hold(caller, notification.id, SIGNALS);
+            }
             Step::Forward(pending) => {
                 let closes = i64::from(number) == libc::SYS_close;
                 match self.wait(caller, notification, pending, wait)? {
@@ -640,8 +660,72 @@ impl Door {
             libc::SYS_timer_settime if self.counts_cpu_time(caller, call.args[0] as i32) => {
                 Some("it sets a timer of CPU time to what the clock will read")
             }
+            _ if caller.member.reads != 0 && self.touches_signals(caller, call).unwrap_or(false) => Some(SIGNALS),
             _ => None,
         }
+    }
+
+    /// Whether a call has to do with signals that the process reads at its origin otherwise than by reading or sending them.
+    /// `None`: the kernel will say what is wrong with it.
+    fn touches_signals(&self, caller: &Caller, call: &Notification) -> Option<bool> {
+        let [first, second, third, fourth, ..] = call.args;
+        let word = |address: u64| {
+            let mut bytes = [0; 8];
+            let read = caller.member.memory.read(address, &mut bytes);
+            read.is_ok_and(|length| length == 8).then(|| u64::from_le_bytes(bytes))
+        };
+        let reads = caller.member.reads;
+        let lets_in = |mask: u64| reads & !mask != 0;
+        let is_read = |signal: u64| (1..=64).contains(&signal) && reads & 1 << (signal - 1) != 0;
+        Some(match i64::from(call.number) {
+            libc::SYS_rt_sigprocmask if first as i32 == libc::SIG_SETMASK => lets_in(word(second)?),
+            libc::SYS_rt_sigprocmask if first as i32 == libc::SIG_UNBLOCK => reads & word(second)? != 0,
+            libc::SYS_rt_sigsuspend => lets_in(word(first)?),
+            libc::SYS_rt_sigtimedwait => reads & word(first)? != 0,
+            libc::SYS_rt_sigpending => true,
+            libc::SYS_rt_sigreturn => {
+                /// `uc_sigmask` in the frame of a signal, from the stack pointer (`struct rt_sigframe`).
+                const MASK: u64 = 296;
+                let thread = ProcDir::open(caller.member.pid).and_then(|directory| directory.thread(caller.tid));
+                match thread.and_then(|thread| thread.syscall()).ok()? {
+                    SyscallState::Inside { stack_pointer, .. } => lets_in(word(stack_pointer + MASK)?),
+                    _ => true,
+                }
+            }
+            // struct sigevent: the signal at 8, the kind at 12.
+            libc::SYS_timer_create if second == 0 => is_read(libc::SIGALRM as u64),
+            libc::SYS_timer_create => {
+                let (signal, kind) = (word(second + 8)? & 0xffff_ffff, (word(second + 8)? >> 32) as i32);
+                kind != libc::SIGEV_NONE && is_read(signal)
+            }
+            libc::SYS_setitimer if first as i32 == libc::ITIMER_VIRTUAL => is_read(libc::SIGVTALRM as u64),
+            libc::SYS_setitimer if first as i32 == libc::ITIMER_PROF => is_read(libc::SIGPROF as u64),
+            // One thread alone reads what was sent to it.
+            libc::SYS_tkill => self.is_sibling(caller, first as i32) && is_read(second),
+            libc::SYS_tgkill => first as i32 == caller.member.origin_pid && is_read(third),
+            libc::SYS_rt_tgsigqueueinfo => first as i32 == caller.member.origin_pid && is_read(third) && fourth != 0,
+            // What only a leader may say of itself, and no executor (rt_sigqueueinfo(2)).
+            libc::SYS_rt_sigqueueinfo if self.is_read_at_origin(caller, call) => {
+                let code = word(third + 8)? as i32;
+                code >= 0 || code == libc::SI_TKILL
+            }
+            _ => false,
+        })
+    }
+
+    fn is_sibling(&self, caller: &Caller, origin_tid: i32) -> bool {
+        let state = self.lock();
+        let mut threads = state.threads.values().map(|thread| thread.occupant);
+        threads.any(|one| (one.pid, one.origin_tid) == (caller.member.pid, origin_tid))
+    }
+
+    /// Whether a call sends the calling process a signal that it reads at its origin.
+    fn is_read_at_origin(&self, caller: &Caller, call: &Notification) -> bool {
+        let [process, signal, ..] = call.args;
+        matches!(i64::from(call.number), libc::SYS_kill | libc::SYS_rt_sigqueueinfo)
+            && process as i32 == caller.member.origin_pid
+            && (1..=64).contains(&signal)
+            && caller.member.reads & 1 << (signal - 1) != 0
     }
 
     fn counts_cpu_time(&self, caller: &Caller, timer: i32) -> bool {

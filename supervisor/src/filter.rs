@@ -78,9 +78,10 @@ pub fn restored() -> Result<Program, FilterError> {
     assemble(&with_cpu_time(native_rules(false)))
 }
 
-/// The filter of a guest: everything that names something outside of its memory.
-pub fn guest() -> Result<Program, FilterError> {
-    assemble(&guest_rules())
+/// The filter of a guest: everything that names something outside of its memory. With `signals` that it reads at its origin,
+/// also what else may have to do with them.
+pub fn guest(signals: bool) -> Result<Program, FilterError> {
+    assemble(&guest_rules(signals))
 }
 
 fn native_rules(refused: bool) -> Rules {
@@ -97,9 +98,12 @@ fn native_rules(refused: bool) -> Rules {
     with_reserved(rules)
 }
 
-fn guest_rules() -> Rules {
+fn guest_rules(signals: bool) -> Rules {
     let rule = |row: &Row| row.condition().map_or(Rule::Notify, Rule::NotifyIf);
-    let rules = syscalls::notified_away().map(|row| (row.number, rule(row))).collect();
+    let mut rules: Rules = syscalls::notified_away().map(|row| (row.number, rule(row))).collect();
+    if signals {
+        rules.extend(SIGNAL_CALLS.map(|number| (number as u32, Rule::Notify)));
+    }
     with_timers(with_cpu_time(with_reserved(rules)))
 }
 
@@ -120,6 +124,15 @@ fn with_cpu_time(mut rules: Rules) -> Rules {
     }
     rules
 }
+
+/// What changes a mask, takes signals or looks at them.
+const SIGNAL_CALLS: [i64; 5] = [
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_rt_sigsuspend,
+];
 
 /// Timers that may have to be made, or set, at home.
 fn with_timers(mut rules: Rules) -> Rules {
@@ -530,7 +543,8 @@ mod tests {
 
     #[test]
     fn guest_program_does_what_the_table_says() {
-        check(&guest_rules());
+        check(&guest_rules(false));
+        check(&guest_rules(true));
     }
 
     #[test]

@@ -122,7 +122,8 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
     let Some(first) = job.processes.first() else {
         return Err(GuestError::Processes(0));
     };
-    let filter = filter::guest()?;
+    let reads = |process: &Process| process.signals.read_at_origin != 0;
+    let filter = filter::guest(job.processes.iter().any(reads))?;
     let world = World::Nothing {
         host_name: job.host.nodename.clone(),
     };
@@ -358,7 +359,7 @@ pub fn run(
             })
             .collect();
         let pid = limbs.first().map_or(0, |leader| leader.tracee.tid());
-        members.push(Member::new(pid, process.pid)?);
+        members.push(Member::new(pid, process)?);
         occupants.extend(limbs.iter().map(|limb| Occupant {
             tid: limb.tracee.tid(),
             origin_tid: limb.origin_tid,

@@ -205,7 +205,8 @@ pub const ROWS: &[Row] = {
             "epoll on a descriptor whose number has changed",
         ),
         row(LocalIpc, "timerfd", "timerfd"),
-        row(LocalIpc, "signalfd", "signalfd").but(Refused("a signalfd"), Refused("a signalfd")),
+        row(LocalIpc, "signalfd", "signalfd"),
+        row(LocalIpc, "signalfd_loop", "signalfd in an event loop, with epoll"),
         row(LocalIpc, "inotify", "inotify"),
         row(LocalIpc, "inotify_unread", "inotify events that were not read yet")
             .but(Refused("unread events"), Survives),

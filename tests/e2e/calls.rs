@@ -11,7 +11,7 @@ use crate::harness::{Cmd, Running, Status, Streams, User, World};
 use crate::jobs::{Body, HERE, PLAIN, migrate, ready_trial, same_end, start, start_plain, words};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let rows: [(&str, Body); 15] = [
+    let rows: [(&str, Body); 16] = [
         ("files", |world| every_way(world, &["c:opens", "c:bulk", "c:names"])),
         ("mappings", |world| every_way(world, &["c:maps"])),
         ("errors", |world| every_way(world, &["c:faults"])),
@@ -28,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("received", received),
         ("ends", ends),
         ("homes", homes),
+        ("reads", reads),
         ("another_kernel", another_kernel),
     ];
     // Root is a representative subset.
@@ -192,6 +193,32 @@ fn homes(world: &World) -> Result<()> {
             for run in [&mut job, &mut plain] {
                 run.type_in(b"go\n")?;
             }
+        }
+        same_end(job, plain).context(line)?;
+    }
+    Ok(())
+}
+
+/// Signals that are read from a descriptor: what can be done away with them, and what brings the job home.
+fn reads(world: &World) -> Result<()> {
+    for how in [0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15, 16] {
+        empty(world)?;
+        let line = format!("c:reads {how}");
+        let (mut job, mut plain) = (
+            at_its_moment(world, &line, Some(&["b"]))?,
+            at_its_moment(world, &line, None)?,
+        );
+        for run in [&mut job, &mut plain] {
+            run.type_in(b"go\n")?;
+        }
+        job.wait_for("the second ready", |text| text.matches("ready\n").count() == 2)?;
+        let listed = world.a.ok(["vctl", "ps"])?;
+        ensure!(
+            listed.split_whitespace().any(|word| word == "b") == (how < 10),
+            "{line} is not where it should be: {listed}"
+        );
+        for run in [&mut job, &mut plain] {
+            run.type_in(b"go\n")?;
         }
         same_end(job, plain).context(line)?;
     }

@@ -218,6 +218,7 @@ pub(crate) fn small() -> Job {
                     overrun: 0,
                 },
             ],
+            read_at_origin: 1 << 9 | 1 << 16,
         },
         descriptors: vec![
             slot(0, false, 0),
@@ -279,6 +280,7 @@ pub(crate) fn small() -> Job {
     (second.memory.lock_future, second.memory.keys) = (0, 0);
     (second.subreaper, second.oom_score, second.no_huge_pages) = (false, 0, false);
     (second.used, second.signals.interval_timers) = (Usage::default(), [no_timer; 3]);
+    second.signals.read_at_origin = 0;
     second.threads[0].scheduling = Scheduling::default();
     Job {
         id: "k7-a_1".into(),

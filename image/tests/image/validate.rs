@@ -367,6 +367,7 @@ fn signals() {
     process_refused("an interval timer", |process| {
         process.signals.interval_timers[1].value = 1 << 54
     });
+    process_refused("SIGKILL or SIGSTOP", |process| process.signals.read_at_origin = 1 << 18);
     process_refused("127 bytes", |process| process.signals.pending[0].truncate(127));
     process_refused("0 bytes", |process| process.signals.pending[0].clear());
     process_refused("signal 65 is pending", |process| {

@@ -68,6 +68,7 @@ pub fn process(leader: &Injection, directory: &ProcDir) -> Result<Attributes> {
             pending: signals::pending(leader.tracee(), true)?,
             interval_timers: timers.read(&answers)?,
             timers: timers::posix(leader, directory)?,
+            read_at_origin: 0,
         },
         umask: status.umask.unwrap_or(0o022),
         credentials: status.credentials(identity.secure_bits),

@@ -1,7 +1,14 @@
 //! Signals: what each does, and what waits to be delivered.
+//!
+//! **Signals that are read from descriptors** (signalfd(2)). A descriptor of a process that moves stays at its origin, and
+//! reads there what waits for the deputy. So signals that a signalfd has in its mask, and that no thread lets in, stay there
+//! too ([`leave`]): the deputy does not fetch them, those that the process sends itself are sent to the deputy, and calls
+//! that have to do with them otherwise bring the job home. What is sent to one thread is read by that alone, which no
+//! executor is.
 
 use super::{Answers, Result, timers, words};
-use vrun_image::state::{Process, SignalAction, Thread};
+use crate::capture::CaptureError;
+use vrun_image::state::{Process, SignalAction, Signals, Thread, TimerNotify};
 use vrun_shim::tracee::SIGINFO;
 use vrun_shim::{Expect, Injection, Script, TraceError, Tracee, area};
 
@@ -49,6 +56,39 @@ impl Questions {
 /// What waits for the process (`shared`) or for the thread, in order.
 pub(super) fn pending(tracee: Tracee, shared: bool) -> std::result::Result<Vec<Vec<u8>>, TraceError> {
     Ok(tracee.pending(shared)?.iter().map(|info| info.to_vec()).collect())
+}
+
+/// Leaves at the origin what the process reads from descriptors there; `masks` is what their masks have.
+pub fn leave(signals: &mut Signals, threads: &[Thread], masks: u64) -> Result<()> {
+    let read = threads.iter().fold(masks, |read, thread| read & thread.blocked);
+    let reads = |signal: i32| (1..=64).contains(&signal) && read & 1 << (signal - 1) != 0;
+    let waits = |info: &Vec<u8>| reads(number(info) as i32);
+    let refused = |what: String| {
+        Err(CaptureError::Unsupported(format!(
+            "{what}, which it reads from a signalfd"
+        )))
+    };
+    for thread in threads {
+        if let Some(info) = thread.pending.iter().find(|info| waits(info)) {
+            let (tid, signal) = (thread.tid, number(info));
+            return refused(format!("its thread {tid} alone was sent signal {signal}"));
+        }
+    }
+    for (timer, signal) in signals.interval_timers.iter().zip([0, libc::SIGVTALRM, libc::SIGPROF]) {
+        if timer.value != 0 && reads(signal) {
+            return refused(format!("it has a timer of CPU time that sends signal {signal}"));
+        }
+    }
+    for timer in &signals.timers {
+        if let TimerNotify::Process { signal } | TimerNotify::Thread { signal, .. } = timer.notify
+            && reads(signal)
+        {
+            return refused(format!("its timer {} sends signal {signal}", timer.id));
+        }
+    }
+    signals.pending.retain(|info| !waits(info));
+    signals.read_at_origin = read;
+    Ok(())
 }
 
 /// Takes signals that wait out of a thread's queues, as it gets them: those that have gone elsewhere. Gives what has come

@@ -179,6 +179,7 @@ fn job_of(files: &[OpenFile], slots: &[Vec<Slot>], cwd: &[u8]) -> Job {
             actions: Vec::new(),
             pending: Vec::new(),
             interval_timers: [IntervalTimer::default(); 3],
+            read_at_origin: 0,
             timers: Vec::new(),
         },
         descriptors: slots.clone(),
