@@ -589,10 +589,19 @@ impl FrozenJob {
         result
     }
 
-    /// Ends all of it; nothing of it runs another instruction.
+    /// Ends all of it; nothing of it runs another instruction, and its locks are free for who restores it.
     pub fn kill(self) -> io::Result<()> {
         for process in &self.processes {
             sys::kill(process.pid, libc::SIGKILL)?;
+        }
+        for process in &self.processes {
+            // The end of the leader is told when the others have been reaped.
+            for thread in &process.threads[1..] {
+                let tid = thread.injection.tracee().tid();
+                sys::await_end(tid)?;
+                sys::reap(tid);
+            }
+            sys::await_end(process.pid)?;
         }
         Ok(())
     }

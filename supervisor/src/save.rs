@@ -23,7 +23,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 use vrun_image::Writer;
-use vrun_image::state::{FileKind, Ipc, Job, LockHolder, SharedKind};
+use vrun_image::state::Ipc;
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
 use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Stored};
 
@@ -95,11 +95,6 @@ fn write_image<W: Write>(
     job.shared.clone_from(&captured.shared);
     job.ipc = ipc::capture(&frozen.processes, office.ledger)?;
     ipc::memory::enter(&job.ipc, &mut job.shared);
-    if let Some(path) = locked_and_mapped(&job) {
-        return Err(ControlError::refused(format!(
-            "the job cannot be saved now: it holds a lock on {path}, which it has mapped shared, too; let it release the lock first"
-        )));
-    }
     let mut writer = Writer::new(inner).map_err(image_error)?;
     if let Some(level) = content.compress {
         writer.compress(level).map_err(image_error)?;
@@ -121,29 +116,6 @@ fn write_image<W: Write>(
         })?;
     descriptors.store(&mut writer)?;
     Ok((writer.finish().map_err(image_error)?.0, job.ipc))
-}
-
-/// A file on which a process holds record locks, and which memory shows. Mapping it again takes a descriptor of its own,
-/// whose closing would release them (fcntl(2), "Record locks are automatically released").
-fn locked_and_mapped(job: &Job) -> Option<String> {
-    let shown = |index: usize, path: &[u8]| {
-        job.shared.iter().any(|memory| match &memory.kind {
-            SharedKind::Open { file } => *file as usize == index,
-            SharedKind::File { path: mapped, .. } => mapped == path,
-            _ => false,
-        })
-    };
-    job.files.iter().enumerate().find_map(|(index, file)| {
-        let FileKind::Regular(regular) = &file.kind else {
-            return None;
-        };
-        let locked = file
-            .locks
-            .iter()
-            .any(|lock| matches!(lock.holder, LockHolder::Process(_)));
-        (locked && shown(index, &regular.path))
-            .then(|| String::from_utf8_lossy(&regular.path).replace(char::is_control, "?"))
-    })
 }
 
 /// An image that cannot be written; what the system says of it is what the user has to know ("No space left").

@@ -132,6 +132,8 @@ pub const ROWS: &[Row] = {
         row(Memory, "file_private", "files mapped privately"),
         row(Memory, "file_shared", "files mapped shared and writable")
             .but(Fate::Survives, Refused("mapped shared and writable")),
+        row(Memory, "file_mapped_locked", "record locks on a file that is also mapped")
+            .but(Fate::Survives, Refused("mapped shared and writable")),
         row(Memory, "file_mapped_deleted", "deleted files, mapped"),
         row(Memory, "memfd", "memfd that is open and mapped by several processes")
             .but(Fate::Survives, Refused("open, and mapped shared and writable")),

@@ -111,6 +111,25 @@ pub fn thread_pidfd(tid: i32) -> io::Result<OwnedFd> {
     open_pidfd(tid, libc::O_EXCL) // PIDFD_THREAD, linux/pidfd.h
 }
 
+/// Waits until a process or thread that we trace has ended; it is still to be reaped.
+pub fn await_end(tid: i32) -> io::Result<()> {
+    let flags = libc::WEXITED | libc::WNOWAIT | libc::__WALL;
+    loop {
+        // SAFETY: all zeroes is a siginfo_t, which lives until the call returns.
+        let result = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, flags)
+        };
+        match io::Error::last_os_error() {
+            _ if result == 0 => return Ok(()),
+            error if error.raw_os_error() == Some(libc::EINTR) => {}
+            // Somebody else has reaped it.
+            error if error.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
+            error => return Err(error),
+        }
+    }
+}
+
 /// Takes a thread that we trace, and that has ended, out of the kernel's list.
 pub fn reap(tid: i32) {
     let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
