@@ -65,6 +65,12 @@ pub enum Step {
     Home(Cow<'static, str>),
     /// Map a file of the origin.
     Mmap(MmapRequest),
+    /// Bring what is mapped here to the disk of the origin.
+    Msync {
+        /// Where it is mapped, and how many bytes.
+        address: u64,
+        length: u64,
+    },
     /// Open a file of `/proc` that is about the guest's own memory or state.
     OwnProc {
         /// Below `/proc/self`, such as `maps` or `task/12/stat`.
@@ -182,6 +188,10 @@ fn try_begin(pid: i32, number: u32, args: [u64; 6], memory: &dyn Memory) -> Resu
                 descriptor,
                 offset,
             }));
+        }
+        Decision::Msync => {
+            let [address, length, ..] = args;
+            return Ok(Step::Msync { address, length });
         }
         Decision::Forward(list) => (list, Then::Done),
         Decision::Both(list) => (list, Then::Local),

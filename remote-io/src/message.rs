@@ -27,6 +27,7 @@
 //!        │                                                           │
 //!  AWAY  │  ◄────────────────────────────────── Call, Cancel{call}   │  a system call to be made at the origin
 //!        │  Reply ───────────────────────────────────────────────►   │  exactly one for each Call, in any order
+//!        │  Memory ◄──────────────────────────────────────► Memory   │  what has changed in memory shared with files
 //!        │  Signal, Kill ────────────────────────────────────────►   │  a deputy was sent a signal; end the whole job
 //!        │  DeputyStopped ───────────────────────────────────────►   │  a deputy was stopped: stop its process
 //!        │  ◄───────────────────────── GuestStopped, GuestContinued  │  the job control of a process, for its deputy
@@ -49,7 +50,7 @@
 //!
 //! Rules that the picture does not show:
 //! - A message that does not belong to the phase is a protocol error: the receiver closes the connection. Messages that
-//!   cross on the wire are not: `Call`, `Cancel`, `GuestStopped`, `GuestContinued`, `GoHome` and `Exited` may still
+//!   cross on the wire are not: `Call`, `Cancel`, `Memory`, `GuestStopped`, `GuestContinued`, `GoHome` and `Exited` may still
 //!   arrive after `Recall` was sent, and `Signal`, `Kill`, `DeputyStopped` and `Reply` after `Exited` was sent.
 //! - If the connection breaks before `Commit` arrives, the host ends the guest it has built. If it breaks between `Commit`
 //!   and `Running`, the origin lets its own copy go on: everything that a guest does outside of its memory is a `Call` on
@@ -64,6 +65,9 @@
 //!   `DeputyStopped` for a process or thread that has ended crosses with its end, and is passed over.
 //! - Calls of different threads are under way at the same time; a thread makes one at a time. Signals and replies for one
 //!   process arrive in the order in which they happened at the origin.
+//! - Memory that is shared with files of the origin is kept in step: both sides tell what they find changed, at the latest
+//!   before the next `Call`, `Reply`, `Signal`, `GuestStopped`, `Exited` or `ImageData` of theirs. The origin says what comes first: of bytes
+//!   that both have changed, the host drops what was said before its own had been taken.
 //! - A process whose deputy was killed at the origin is sent that as a `Signal`: `SIGKILL`.
 //! - Every `Call` is answered by exactly one `Reply`, even a cancelled one; a `Cancel` for a call that has been
 //!   answered is ignored. Ids of calls are never reused in a connection and 0 is invalid.
@@ -84,7 +88,7 @@ use crate::{
 };
 
 /// Version of this protocol, as said in [`Hello`].
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Longest name, id, version or kernel release, in bytes.
 pub const NAME_MAX: usize = 256;
 /// Longest reason, in bytes. Longer ones are to be [`clip`]ped.
@@ -288,6 +292,8 @@ messages! {
     26 Pong(Token),
     /// Both ways: nothing more will be said.
     27 Bye,
+    /// Both ways: what has changed in memory that is shared with files of the origin.
+    30 Memory(Changes),
     /// origin → host, of a Query: try what this host can do.
     40 Examine,
     /// host → origin: what came of it.
@@ -611,6 +617,59 @@ impl Payload for Exited {
     }
 }
 
+/// Most runs and extents in one [`Changes`].
+pub const RUNS_MAX: usize = 64 << 10;
+/// Most bytes that all runs of one have.
+pub const CHANGED_MAX: usize = 1 << 20;
+
+/// What has changed in the objects of the job's image that are kept in step with files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// How many of the other side's had been taken when this was found.
+    pub seen: u64,
+    /// Comes before the runs.
+    pub extents: Vec<Extent>,
+    /// To be made in this order.
+    pub runs: Vec<Run>,
+}
+
+/// How much there is of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Index in the image's shared memory.
+    pub object: u32,
+    /// In bytes. From the origin: what can be had of it; from the host: what it wants of it at most.
+    pub size: u64,
+}
+
+/// Bytes of an object that are new.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Index in the image's shared memory.
+    pub object: u32,
+    /// Where they are in it.
+    pub offset: u64,
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+impl Payload for Changes {
+    fn check(&self) -> Result<(), String> {
+        if self.runs.len() + self.extents.len() > RUNS_MAX {
+            return Err(format!("it has more than {RUNS_MAX} runs and extents"));
+        }
+        let bytes = self.runs.iter().map(|run| run.bytes.len()).sum::<usize>();
+        if bytes > CHANGED_MAX {
+            return Err(format!("its runs have {bytes} bytes, the most is {CHANGED_MAX}"));
+        }
+        let ends = |run: &Run| run.offset.checked_add(run.bytes.len() as u64).is_some();
+        if !self.runs.iter().all(ends) {
+            return Err("a run goes beyond every file".into());
+        }
+        Ok(())
+    }
+}
+
 /// Most findings in an [`Examination`].
 pub const FINDINGS_MAX: usize = 256;
 
@@ -799,6 +858,15 @@ mod tests {
             Message::Ping(Token { token: u64::MAX }),
             Message::Pong(Token { token: 0 }),
             Message::Bye,
+            Message::Memory(Changes {
+                seen: 1,
+                extents: vec![Extent { object: 3, size: 8192 }],
+                runs: vec![Run {
+                    object: 3,
+                    offset: 4097,
+                    bytes: b"new".to_vec(),
+                }],
+            }),
             Message::Examine,
             Message::Examined(Examination {
                 cpu_flags: vec!["sse2".into()],
@@ -819,7 +887,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_are_the_ones_of_protocol_2() {
+    fn the_numbers_are_the_ones_of_protocol_3() {
         let expected = [
             (1, "Welcome"),
             (2, "Hello"),
@@ -848,6 +916,7 @@ mod tests {
             (25, "Ping"),
             (26, "Pong"),
             (27, "Bye"),
+            (30, "Memory"),
             (40, "Examine"),
             (41, "Examined"),
         ];
@@ -881,7 +950,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_of_protocol_2() {
+    fn the_bytes_are_those_of_protocol_3() {
         assert_eq!(encoded(&Message::Bye), b"");
         assert_eq!(
             encoded(&Message::Ping(Token { token: 0x0102 })),
@@ -930,6 +999,22 @@ mod tests {
             );
         }
         wrong(14, Cancel { call: 0 }, Message::Cancel);
+        let run = |offset, bytes| Run {
+            object: 0,
+            offset,
+            bytes,
+        };
+        for runs in [
+            vec![run(0, vec![]); RUNS_MAX + 1],
+            vec![run(0, vec![0; CHANGED_MAX / 2 + 1]); 2],
+            vec![run(u64::MAX, vec![0])],
+        ] {
+            let changes = Changes {
+                runs,
+                ..Changes::default()
+            };
+            wrong(30, changes, Message::Memory);
+        }
         wrong(
             11,
             Stored {

@@ -78,6 +78,8 @@ pub enum Special {
     Open,
     /// Anonymous memory is local, the rest is the supervisor's.
     Mmap,
+    /// Local, but what waits until a file is on its disk is the supervisor's.
+    Msync,
     /// By the command.
     Ioctl,
     /// By the command.
@@ -168,6 +170,7 @@ pub(crate) enum Decision {
     Forward([Arg; 6]),
     Both([Arg; 6]),
     Mmap,
+    Msync,
     Home(Cow<'static, str>),
     Refuse(i32),
 }
@@ -255,7 +258,7 @@ static TABLE: &[Row] = &[
     r(23,  "select",                 Free,  Forward(&[V, SET, SET, SET, Timeout(16)]), WAITING),
     r(24,  "sched_yield",            Free,  Local, THREADS),
     r(25,  "mremap",                 Free,  Local, MEMORY),
-    r(26,  "msync",                  Free,  Local, MEMORY),
+    r(26,  "msync",                  Free,  special(Msync, &[]), MAPPING),
     r(27,  "mincore",                Free,  Local, MEMORY),
     r(28,  "madvise",                Free,  Local, MEMORY),
     r(29,  "shmget",                 Track, Home(IPC), IPC),
@@ -649,6 +652,11 @@ impl Row {
                 mask: libc::MAP_ANONYMOUS as u64,
                 value: 0,
             }),
+            Away::Special(Msync, _) => Some(Condition {
+                argument: 2,
+                mask: libc::MS_SYNC as u64,
+                value: libc::MS_SYNC as u64,
+            }),
             _ => None,
         }
     }
@@ -680,6 +688,8 @@ pub(crate) fn decide(row: &Row, process: i32, arguments: &[u64; 6]) -> Decision 
         Transfer | Messages | Open => {}
         Mmap if arguments[3] as i32 & libc::MAP_ANONYMOUS != 0 => return Decision::Local,
         Mmap => return Decision::Mmap,
+        Msync if third as i32 & libc::MS_SYNC == 0 => return Decision::Local,
+        Msync => return Decision::Msync,
         Ioctl => return ioctl(second as u32),
         Fcntl => return fcntl(second as i32),
         Prctl => return prctl(first as i32),
@@ -967,7 +977,7 @@ mod tests {
             .filter(|r| r.condition().is_some())
             .map(|r| r.name)
             .collect();
-        assert_eq!(conditional, ["mmap"]);
+        assert_eq!(conditional, ["mmap", "msync"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! the guest may have been started: everything a guest does outside of its memory is a `Call`, none has been made
 //! yet, and none can be once this connection is gone. The host ends such a guest as soon as it notices.
 
-use crate::areas::{self, Kept};
+use crate::areas::{self, Kept, Original};
 use crate::attributes;
 use crate::capture::{self, CaptureError, Frozen, Outside};
 use crate::config::Config;
@@ -21,6 +21,7 @@ use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
 use crate::deputy::{Correspondent, Deputy, DeputyError, Desk, Remains, Retired};
 use crate::guest::{GuestError, fill};
 use crate::ipc::Ledger;
+use crate::mirror::{self, Line};
 use crate::notify::Listener;
 use crate::peers;
 use crate::proc::ProcDir;
@@ -28,6 +29,7 @@ use crate::restore::{self, Home, Restored, Restorer};
 use crate::transfer::{ImageSink, ImageStream, Piece};
 use crate::undertaker::Undertaker;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -184,7 +186,7 @@ struct Letter {
 /// Carries what the deputies bring into the channel. While the body is on its way home, signals wait here: where it was
 /// they would come too late.
 pub struct Courier {
-    sender: Sender,
+    line: Arc<Line>,
     desk: Arc<Desk>,
     held: Mutex<Option<Vec<Letter>>>,
     /// Numbers of signals that could not be sent.
@@ -201,9 +203,9 @@ impl std::fmt::Debug for Courier {
 }
 
 impl Courier {
-    fn new(sender: &Sender, desk: &Arc<Desk>, ring: Arc<dyn Ring>) -> Arc<Self> {
+    fn new(line: Arc<Line>, desk: &Arc<Desk>, ring: Arc<dyn Ring>) -> Arc<Self> {
         Arc::new(Self {
-            sender: sender.clone(),
+            line,
             desk: Arc::clone(desk),
             held: Mutex::default(),
             undelivered: Mutex::default(),
@@ -244,7 +246,7 @@ impl Courier {
         {
             deputy.stop_told.store(false, Ordering::Relaxed);
         }
-        if let Err(error) = self.sender.send(&Message::Signal(signal)) {
+        if let Err(error) = self.line.send(&Message::Signal(signal)) {
             // Mostly one that came in between the guest's end and the deputy's.
             tracing::debug!("cannot send a signal: {error}");
             self.undelivered().push(number);
@@ -263,7 +265,7 @@ impl Courier {
             return;
         };
         if crate::front::is_stopped(deputy.pid()) && !deputy.stop_told.swap(true, Ordering::Relaxed) {
-            let _ = self.sender.send(&Message::DeputyStopped(stopped));
+            let _ = self.line.send(&Message::DeputyStopped(stopped));
         }
     }
 }
@@ -279,7 +281,7 @@ fn stopped_child(info: &[u8; SIGINFO]) -> Option<Stopped> {
 impl Correspondent for Courier {
     fn reply(&self, reply: Reply) {
         self.calls.fetch_sub(1, Ordering::Relaxed);
-        if let Err(error) = self.sender.send(&Message::Reply(reply)) {
+        if let Err(error) = self.line.send(&Message::Reply(reply)) {
             // The end of the connection is reported by who receives from it.
             tracing::debug!("cannot send a reply: {error}");
         }
@@ -374,6 +376,9 @@ pub fn depart(departure: Departure, office: &Office<'_>) -> Result<(Away, Moved)
 struct Bodies {
     processes: Vec<Process>,
     shared: Vec<SharedMemory>,
+    originals: Vec<Original>,
+    /// Those, as the guest got them.
+    mirrored: BTreeMap<u32, mirror::Object>,
 }
 
 /// From the frozen processes to the running guest.
@@ -394,10 +399,12 @@ fn send(
     let pids: Vec<i32> = frozen.iter().map(Frozen::pid).collect();
     let refused = |reason| ControlError::refused(format!("the job cannot be moved now: {reason}"));
     office.ledger.verdict(&pids, areas::Purpose::Move).map_err(refused)?;
-    let bodies = Bodies {
-        processes: description.processes.clone(),
-        shared: description.shared.clone(),
-    };
+    let originals = description.originals();
+    let mut mirrored = BTreeMap::new();
+    for original in &originals {
+        let object = mirror::Object::original(original).map_err(refused)?;
+        mirrored.insert(original.object, object);
+    }
     let first = frozen.first().map_or(0, Frozen::pid);
     let mut job = office
         .identity
@@ -405,9 +412,16 @@ fn send(
         .map_err(rolled_back)?;
     job.shared.clone_from(&description.shared);
     let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
-    let write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {
+    let processes = description.processes.len() as u32;
+    let mut write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {
         writer.job(&job)?;
         capture::dump(&description, |process, start, bytes| {
+            let object = process
+                .checked_sub(processes)
+                .and_then(|object| mirrored.get_mut(&object));
+            if let Some(object) = object {
+                object.given(start, bytes);
+            }
             writer.pages(process, start, bytes).map_err(GuestError::from)
         })
     };
@@ -427,6 +441,15 @@ fn send(
         (Ok(_), Err(error)) => return Err(rolled_back(error)),
     }
 
+    for (number, object) in &mut mirrored {
+        object.given_all(description.shared[*number as usize].size);
+    }
+    let bodies = Bodies {
+        processes: description.processes.clone(),
+        shared: description.shared.clone(),
+        originals,
+        mirrored,
+    };
     // The hand-over. See the module's documentation for what a failure between these two means.
     sender.send(&Message::Commit).map_err(rolled_back)?;
     match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
@@ -449,11 +472,18 @@ fn settle(
         let _ = sender.send(&Message::Kill);
         ControlError::refused(format!("the job is lost: its deputies could not be made: {error}"))
     };
-    let courier = Courier::new(&sender, office.desk, Arc::clone(&office.ring));
+    let Bodies {
+        processes,
+        shared,
+        originals,
+        mirrored,
+    } = bodies;
+    let line = Line::new(sender.clone(), mirrored);
+    let courier = Courier::new(Arc::clone(&line), office.desk, Arc::clone(&office.ring));
     let pids: Vec<i32> = frozen.iter().map(Frozen::pid).collect();
     let mut members = Vec::with_capacity(frozen.len());
     let mut threads = 0;
-    for (process, body) in frozen.into_iter().zip(bodies.processes) {
+    for (process, body) in frozen.into_iter().zip(processes) {
         let pid = process.pid();
         let mut occupied = restore::occupied(process.maps(), &[]);
         let injections = process.into_injections();
@@ -463,11 +493,15 @@ fn settle(
             let remains = Remains {
                 arguments: layout.arg_start..layout.env_end,
                 kept: match injections.first() {
-                    Some(leader) => Kept::keep(leader, &mut occupied, &body.memory.areas, &bodies.shared)?,
+                    Some(leader) => Kept::keep(leader, &mut occupied, &body.memory.areas, &shared, &originals)?,
                     None => Kept::default(),
                 },
                 read_here: body.signals.read_at_origin,
             };
+            for original in &originals {
+                let reach = remains.kept.reach(original.object);
+                reach.into_iter().for_each(|reach| line.bound(original.object, reach));
+            }
             let late = withdraw(&injections, &body)?;
             let tracees: Vec<_> = injections.into_iter().map(Injection::keep).collect();
             Ok((Member::settle(&tracees, remains, &pids, &courier, office)?, late))
@@ -503,6 +537,7 @@ fn settle(
         .name("receiver".into())
         .spawn(move || reception.serve(receiver))
         .map_err(|error| lost(&error))?;
+    line.tick().map_err(|error| lost(&error))?;
     Ok(Away {
         members,
         sender,
@@ -564,13 +599,17 @@ struct Reception {
 
 impl Reception {
     fn serve(&self, mut receiver: Receiver) {
-        let sender = &self.courier.sender;
+        let sender = &self.courier.line.sender;
         loop {
             let incoming = match Piece::receive(&mut receiver) {
                 Ok(Piece::Said(Message::Call(call))) => match self.call(call) {
                     Ok(()) => continue,
                     Err(reason) => Incoming::Lost(reason),
                 },
+                Ok(Piece::Said(Message::Memory(changes))) => {
+                    self.courier.line.take(&changes);
+                    continue;
+                }
                 Ok(Piece::Said(Message::Cancel(cancel))) => {
                     self.desk.cancel(cancel.call);
                     continue;
@@ -726,6 +765,7 @@ impl Away {
         match result {
             Ok(restored) => {
                 // The host is told first: from here on only this copy runs.
+                self.courier.line.close();
                 if let Err(error) = self.sender.send(&Message::Release) {
                     tracing::warn!("cannot tell {} to end the guest: {error}", self.host);
                 }

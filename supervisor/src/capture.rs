@@ -10,7 +10,7 @@
 //! A thread that was stopped inside a system call shows the kernel's restart code in `rax`. In the image the call is
 //! simply about to be made again, with what is left of its timeout; see [`crate::interrupted`].
 
-use crate::areas::{self, AreaError, Catalogue, Extent, Known, Purpose, View};
+use crate::areas::{self, AreaError, Catalogue, Extent, Known, Original, Purpose, View};
 use crate::attributes;
 use crate::interrupted::{self, LastRan, Sleep};
 use crate::memory::MemoryError;
@@ -100,6 +100,13 @@ pub struct Description {
     pub shared: Vec<SharedMemory>,
     /// The areas whose contents are to be dumped.
     areas: Catalogue,
+}
+
+impl Description {
+    /// The files that memory is to be kept in step with.
+    pub fn originals(&self) -> Vec<Original> {
+        self.areas.originals()
+    }
 }
 
 /// A sentence saying why these processes cannot be captured, or nothing. Reads only /proc: it may be asked at any time,

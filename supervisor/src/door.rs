@@ -33,9 +33,10 @@
 //! timeout that it began with: what has passed of it is remembered and taken off.
 
 use crate::attributes::{timers, usage};
-use crate::memory::{MemoryError, TargetMemory};
+use crate::memory::{MemoryError, PAGE, TargetMemory};
+use crate::mirror::Line;
 use crate::notify::{Listener, Notification, RecvError};
-use crate::proc::{ProcDir, SyscallState, TimerInfo};
+use crate::proc::{MapsEntry, ProcDir, SyscallState, TimerInfo};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
@@ -44,9 +45,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use vrun_image::state::Process;
+use vrun_image::state::{AreaKind, FileMapping, Process};
 use vrun_remote_io::call::{Argument, Call, Keep, Reply, Segment};
-use vrun_remote_io::channel::Sender;
 use vrun_remote_io::marshal::{self, MmapRequest, Outcome, Pending, Step};
 use vrun_remote_io::message::{Cancel, Message};
 use vrun_remote_io::syscalls::NOBODY;
@@ -105,7 +105,7 @@ pub trait Bell: Send + Sync {
 /// Shared by the door's threads, the channel's receiver and the main thread.
 pub struct Door {
     listener: Listener,
-    sender: Sender,
+    line: Arc<Line>,
     bell: Box<dyn Bell>,
     /// The origin can give a timer the number that it has here.
     numbers_timers: bool,
@@ -124,6 +124,8 @@ pub struct Member {
     /// Mask of the signals that it reads from descriptors at its origin ([`crate::attributes::signals`]).
     reads: u64,
     memory: TargetMemory,
+    /// The files that it had mapped shared at home.
+    shown: Vec<FileMapping>,
     /// Held by whom a file is mapped for: the descriptor that it is mapped through is one for all threads.
     mapping: Mutex<Option<Mapping>>,
 }
@@ -304,11 +306,17 @@ impl std::fmt::Debug for Door {
 impl Member {
     /// A process that is stopped or has not run yet.
     pub fn new(pid: i32, process: &Process) -> Result<Self, MemoryError> {
+        let shared = process.memory.areas.iter().filter(|area| area.shared);
+        let shown = shared.filter_map(|area| match &area.kind {
+            AreaKind::File(file) => Some(file.clone()),
+            _ => None,
+        });
         Ok(Self {
             pid,
             origin_pid: process.pid,
             reads: process.signals.read_at_origin,
             memory: TargetMemory::open(pid)?,
+            shown: shown.collect(),
             mapping: Mutex::new(None),
         })
     }
@@ -318,7 +326,7 @@ impl Door {
     /// For a guest of these processes and threads.
     pub fn new(
         listener: Listener,
-        sender: Sender,
+        line: Arc<Line>,
         bell: Box<dyn Bell>,
         numbers_timers: bool,
         members: Vec<Member>,
@@ -340,7 +348,7 @@ impl Door {
         };
         Arc::new(Self {
             listener,
-            sender,
+            line,
             bell,
             numbers_timers,
             state: Mutex::new(state),
@@ -489,7 +497,7 @@ impl Door {
             && flight.reply.is_none()
         {
             // A failure shows itself at the receiver too.
-            let _ = self.sender.send(&Message::Cancel(Cancel { call: flight.id }));
+            let _ = self.line.sender.send(&Message::Cancel(Cancel { call: flight.id }));
         }
         if let Some(held) = thread.held.take() {
             let _ = self.listener.fail(held, ERESTARTSYS);
@@ -642,6 +650,13 @@ impl Door {
             }
             Step::Home(reason) => self.hold(caller, notification.id, &reason),
             Step::Mmap(request) => self.map(caller, notification.id, &request)?,
+            Step::Msync { address, length } => {
+                if self.shows_file(caller, address, length) {
+                    // Which file it is the deputy cannot be told by an address.
+                    self.ask(caller, libc::SYS_sync, [Argument::Value(0); 6], Vec::new())?;
+                }
+                let _ = self.listener.resume(notification.id);
+            }
             Step::OwnProc { path, flags } => {
                 let result = self.own_proc(caller, &path, flags)?;
                 self.give(caller, notification.id, result);
@@ -907,7 +922,7 @@ impl Door {
         }
         (call.id, call.process, call.thread) = (id, caller.member.origin_pid, caller.origin_tid);
         call.unstoppable = call.changes_terminal() && self.keeps_out(caller, libc::SIGTTOU);
-        if let Err(error) = self.sender.send(&Message::Call(call)) {
+        if let Err(error) = self.line.send(&Message::Call(call)) {
             tracing::warn!("cannot send a call: {error}");
             self.lose();
         }
@@ -977,11 +992,6 @@ impl Door {
     /// place in the guest for the kernel's own mmap.
     fn map(&self, caller: &Caller, id: u64, request: &MmapRequest) -> Result<(), Failure> {
         let shared = request.flags & libc::MAP_TYPE != libc::MAP_PRIVATE;
-        // What it may write to the file itself, it has to see in the mapping too.
-        if shared && self.is_writable(caller, request.descriptor)? {
-            self.hold(caller, id, "it maps a file shared that it may write");
-            return Ok(());
-        }
         let source = match self.regular_file(caller, request.descriptor)? {
             Ok(Some(source)) => source,
             Ok(None) => {
@@ -993,8 +1003,37 @@ impl Door {
                 return Ok(());
             }
         };
-        let mut last = caller.member.mapping.lock().unwrap_or_else(PoisonError::into_inner);
         let number = request.descriptor;
+        let end = request
+            .offset
+            .saturating_add(request.length)
+            .checked_next_multiple_of(PAGE);
+        let object = end
+            .filter(|_| shared)
+            .and_then(|end| Some((self.in_step(caller, source, request.offset, end)?, end)));
+        // What it may write to the file itself, it has to see in the mapping too.
+        let writable = shared && self.is_writable(caller, number)?;
+        let stand_in = object.and_then(|(object, end)| self.line.file(object, end));
+        if writable && stand_in.is_none() {
+            self.hold(caller, id, "it maps a file shared that it may write");
+            return Ok(());
+        }
+        let mut last = caller.member.mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = stand_in {
+            *last = None;
+            let shown = match writable {
+                true => Ok(file),
+                false => read_only(&file),
+            };
+            match shown.map(|file| self.listener.add_fd(id, file.as_fd(), Some(number), true, false)) {
+                Ok(Ok(_)) => {
+                    self.expect_mapping(caller, number);
+                    let _ = self.listener.resume(id);
+                }
+                _ => self.give(caller, id, -i64::from(libc::ENOMEM)),
+            }
+            return Ok(());
+        }
         let pending = last
             .take()
             .filter(|last| self.may_be_unmade(caller, last, number, source));
@@ -1013,12 +1052,7 @@ impl Door {
                     let shown = shown.as_ref().unwrap_or(&file);
                     match self.listener.add_fd(id, shown.as_fd(), Some(number), true, false) {
                         Ok(_) => {
-                            let mut state = self.lock();
-                            if let Some(process) = state.processes.get_mut(&caller.member.pid) {
-                                process.placeholders.insert(number);
-                            }
-                            state.with(caller.tid, |thread| thread.maps = true);
-                            drop(state);
+                            self.expect_mapping(caller, number);
                             *last = Some(Mapping {
                                 tid: caller.tid,
                                 descriptor: number,
@@ -1038,6 +1072,38 @@ impl Door {
         drop(last);
         self.give(caller, id, result);
         Ok(())
+    }
+
+    /// A thread is let through to map a file that is at a descriptor in the guest for that.
+    fn expect_mapping(&self, caller: &Caller, descriptor: i32) {
+        let mut state = self.lock();
+        if let Some(process) = state.processes.get_mut(&caller.member.pid) {
+            process.placeholders.insert(descriptor);
+        }
+        state.with(caller.tid, |thread| thread.maps = true);
+    }
+
+    /// The object that is kept in step with a file, if all of it from `start` to `end` can be mapped again at home. With the
+    /// answer to the next call comes what of that is not here.
+    fn in_step(&self, caller: &Caller, source: Source, start: u64, end: u64) -> Option<u32> {
+        let of = |file: &&FileMapping| (file.device, file.inode) == (source.device, source.inode);
+        let first = caller.member.shown.iter().filter(of).min_by_key(|file| file.offset)?;
+        if start < first.offset || end > source.size.next_multiple_of(PAGE) {
+            return None;
+        }
+        self.line.want(first.object, end);
+        Some(first.object)
+    }
+
+    /// Whether memory in a range of the guest is kept in step with a file.
+    fn shows_file(&self, caller: &Caller, address: u64, length: u64) -> bool {
+        let end = address.saturating_add(length);
+        let maps = || ProcDir::open(caller.member.pid).and_then(|directory| directory.maps());
+        let shows = |maps: Vec<MapsEntry>| {
+            let mut inside = maps.iter().filter(|entry| entry.start < end && address < entry.end);
+            inside.any(|entry| self.line.shows(entry.device, entry.inode))
+        };
+        self.line.has_objects() && maps().is_ok_and(shows)
     }
 
     /// Whether another thread's mapping of the same file through the same descriptor may still have to be made.

@@ -25,6 +25,7 @@ use crate::control;
 use crate::door::{Bell, Door, Member, Occupant};
 use crate::filter;
 use crate::heed::Heed;
+use crate::mirror::{self, Line};
 use crate::notify::Listener;
 use crate::restore::{self, Home, RestoreError, Restored, Restorer};
 use crate::sys;
@@ -33,6 +34,8 @@ use crate::tree;
 use crate::undertaker::Undertaker;
 use crate::vessel::{Specification, Vessel, VesselError, World};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,7 +43,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-use vrun_image::state::{Job, Process};
+use vrun_image::state::{Job, Process, SharedKind};
 use vrun_image::{Reader, Record, Writer};
 use vrun_remote_io::channel::{Receiver, Sender};
 use vrun_remote_io::message::{Continued, ExitStatus, Exited, Message, Reason, Stopped, clip};
@@ -111,6 +114,8 @@ pub struct Built {
     job: Job,
     known: Known,
     heed: Heed,
+    /// What stands in for files of the origin.
+    stand_ins: BTreeMap<u32, File>,
 }
 
 /// Builds a guest from an image. Call it while this process has one thread.
@@ -140,6 +145,14 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
         shared: job.shared.clone(),
         identities: objects.identities(tracee.tid()).map_err(RestoreError::from)?,
     };
+    let mut stand_ins = BTreeMap::new();
+    for (number, memory) in (0..).zip(&job.shared) {
+        if let (SharedKind::Mirrored { .. }, Some(descriptor)) = (&memory.kind, objects.descriptor(number)) {
+            let file = sys::descriptor_of(tracee.tid(), descriptor)
+                .map_err(|error| GuestError::Io("take a memfd of the guest", error))?;
+            stand_ins.insert(number, File::from(file));
+        }
+    }
     let mut heirs: Vec<_> = job.processes.iter().skip(1).map(|_| objects.heir()).collect();
     heirs.insert(0, objects);
     let mut restorers = Vec::with_capacity(job.processes.len());
@@ -162,6 +175,7 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
         job: *job,
         known,
         heed,
+        stand_ins,
     })
 }
 
@@ -304,7 +318,7 @@ struct Body {
 struct Guest {
     vessel: Vessel,
     door: Arc<Door>,
-    sender: Sender,
+    line: Arc<Line>,
     job: Job,
     /// What its areas showed when it arrived.
     known: Known,
@@ -344,7 +358,16 @@ pub fn run(
         job,
         known,
         heed,
+        stand_ins,
     } = built;
+    let mut objects = BTreeMap::new();
+    for (number, file) in stand_ins {
+        objects.insert(
+            number,
+            mirror::Object::stand_in(file).map_err(io("read shared memory"))?,
+        );
+    }
+    let line = Line::new(sender.clone(), objects);
     let mut bodies = Vec::new();
     let mut members = Vec::new();
     let mut occupants = Vec::new();
@@ -376,12 +399,12 @@ pub fn run(
     }
     let numbers_timers = attributes::timers::are_chosen_at(&job.host.kernel);
     let bell = Box::new(mailbox.clone());
-    let door = Door::new(listener, sender.clone(), bell, numbers_timers, members, occupants);
+    let door = Door::new(listener, Arc::clone(&line), bell, numbers_timers, members, occupants);
     door.serve().map_err(io("start a thread"))?;
-    let (replies, post, line) = (Arc::clone(&door), mailbox.clone(), sender.clone());
+    let (replies, post, its_line) = (Arc::clone(&door), mailbox.clone(), Arc::clone(&line));
     thread::Builder::new()
         .name("receiver".into())
-        .spawn(move || receive(receiver, &line, &replies, &post, &leaders))
+        .spawn(move || receive(receiver, &its_line, &replies, &post, &leaders))
         .map_err(io("start a thread"))?;
 
     let server = ready(
@@ -397,6 +420,7 @@ pub fn run(
         .map_err(|error| GuestError::Io("set up the connection", io::Error::other(error)))?;
     let _undertaker = Undertaker::of(&bodies.iter().map(|body| body.pid).collect::<Vec<_>>())
         .map_err(io("watch the guest's processes"))?;
+    line.tick().map_err(io("start a thread"))?;
     // Everything that this process will ever need is open now.
     seccompiler::apply_filter_all_threads(&filter::confine_guest_supervisor()?)
         .map_err(|error| GuestError::Io("confine the guest's supervisor", io::Error::other(error)))?;
@@ -406,7 +430,7 @@ pub fn run(
     let mut guest = Guest {
         vessel: vessel.launch(),
         door,
-        sender,
+        line,
         job,
         known,
         heed,
@@ -450,15 +474,16 @@ pub fn run(
 }
 
 /// The channel's receiver: replies go straight to the door.
-fn receive(mut receiver: Receiver, sender: &Sender, door: &Door, mailbox: &Mailbox, leaders: &[OwnedFd]) {
+fn receive(mut receiver: Receiver, line: &Line, door: &Door, mailbox: &Mailbox, leaders: &[OwnedFd]) {
     let lost = loop {
         match Piece::receive(&mut receiver) {
             _ if mailbox.waiting.load(Ordering::Relaxed) > FLOOD => {
                 // The main thread may be waiting for it to take something.
-                sender.shutdown();
+                line.sender.shutdown();
                 break "it says more than can be heard".to_owned();
             }
             Ok(Piece::Said(Message::Reply(reply))) => door.reply(reply),
+            Ok(Piece::Said(Message::Memory(changes))) => line.take(&changes),
             Ok(Piece::Said(message)) => {
                 if let Message::Signal(signal) = &message {
                     door.announce(signal.process);
@@ -557,7 +582,7 @@ impl Guest {
     }
 
     fn say(&self, message: &Message) {
-        if let Err(error) = self.sender.send(message) {
+        if let Err(error) = self.line.send(message) {
             tracing::warn!("cannot tell the origin: {error}");
         }
     }
@@ -617,7 +642,7 @@ impl Guest {
                 self.asked_home = true;
                 let reason = "it was asked to".to_owned();
                 let result = self
-                    .sender
+                    .line
                     .send(&Message::GoHome(Reason { reason }))
                     .map_err(|error| error.to_string());
                 let _ = answer.send(result);
@@ -1064,7 +1089,11 @@ impl Guest {
         job.processes.clone_from(&description.processes);
         job.shared.clone_from(&description.shared);
 
-        let mut writer = Writer::new(ImageSink::new(self.sender.clone()))?;
+        // With nothing of the guest running, that is all.
+        self.line
+            .flush()
+            .map_err(|error| GuestError::Io("send shared memory", io::Error::other(error)))?;
+        let mut writer = Writer::new(ImageSink::new(self.line.sender.clone()))?;
         writer.job(&job)?;
         capture::dump(&description, |process, start, bytes| {
             writer.pages(process, start, bytes).map_err(GuestError::from)

@@ -25,6 +25,7 @@ pub mod job;
 pub mod launch;
 pub mod logging;
 pub mod memory;
+pub mod mirror;
 pub mod notify;
 pub mod peers;
 pub mod policy;

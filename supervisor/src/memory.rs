@@ -6,6 +6,7 @@
 //!   read_forced, write_forced   then /proc/PID/mem for the rest: areas without PROT_READ, code, read-only data
 //!   populated                   PAGEMAP_SCAN: the pages that exist; a 1 TiB reservation takes microseconds
 //!   dump_own, dump_shown        an area as runs of bytes: what only the process has, what the file behind it has
+//!   Window                      a file mapped in our own memory, to write to it as who has it mapped does
 //! ```
 //!
 //! The first pair stands in for the kernel's own copies (a system call on a read-only buffer must fail with `EFAULT`
@@ -301,6 +302,71 @@ impl TargetMemory {
     }
 }
 
+/// A file, mapped shared. What is written through it never makes the file longer, and nobody is told of it (inotify(7)).
+#[derive(Debug)]
+pub struct Window {
+    start: *mut libc::c_void,
+    length: usize,
+}
+
+// SAFETY: it is an address that nothing in Rust refers to, and that only the kernel looks at.
+unsafe impl Send for Window {}
+
+impl Window {
+    /// # Errors
+    /// Of mmap(2).
+    pub fn new(file: &File, length: u64) -> io::Result<Self> {
+        let (length, flags) = (length as usize, rustix::mm::MapFlags::SHARED);
+        let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, flags, file, 0)? };
+        Ok(Self { start, length })
+    }
+
+    /// Bytes, from the start of the file on.
+    pub fn length(&self) -> u64 {
+        self.length as u64
+    }
+
+    /// Where it is mapped here.
+    pub fn address(&self) -> u64 {
+        self.start as u64
+    }
+
+    /// Writes runs, each at its offset, in this order and as far as the file goes.
+    pub fn write(&self, runs: &[(u64, &[u8])]) {
+        for runs in runs.chunks(PIECES) {
+            let room = |offset: u64| self.length.saturating_sub(offset as usize);
+            let local = runs.iter().map(|(offset, bytes)| libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len().min(room(*offset)),
+            });
+            let local = Vec::from_iter(local);
+            let remote = runs.iter().zip(&local).map(|((offset, _), local)| libc::iovec {
+                iov_base: self.start.wrapping_byte_add(*offset as usize),
+                iov_len: local.iov_len,
+            });
+            let remote = Vec::from_iter(remote);
+            let all = local.iter().map(|piece| piece.iov_len).sum::<usize>();
+            let (own, count) = (std::process::id() as i32, runs.len() as u64);
+            // The kernel's copy stops where ours would be killed by SIGBUS.
+            // SAFETY: `local` lies in the runs, which are only read; `remote` in this mapping, to which nothing in Rust refers.
+            let done = unsafe { libc::process_vm_writev(own, local.as_ptr(), count, remote.as_ptr(), count, 0) };
+            if done != all as isize && runs.len() > 1 {
+                // One of them is behind the end now.
+                runs.iter().for_each(|run| self.write(std::slice::from_ref(run)));
+            }
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and nothing in Rust refers to it.
+        let _ = unsafe { rustix::mm::munmap(self.start, self.length) };
+    }
+}
+
 /// An address that cannot be used, as the different doors say it: nothing there, a file that ends before it, not an
 /// address of a program.
 fn is_fault(error: &io::Error) -> bool {
@@ -528,6 +594,19 @@ pub fn without(ranges: &[Range<u64>], holes: &[Range<u64>]) -> Vec<Range<u64>> {
         }
     }
     left
+}
+
+/// Sorts ranges and joins neighbours.
+pub fn join(ranges: &mut Vec<Range<u64>>) {
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges.drain(..) {
+        match joined.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    *ranges = joined;
 }
 
 /// What [`dump_ranges`] does about pages of zeroes.

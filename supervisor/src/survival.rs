@@ -130,13 +130,19 @@ pub const ROWS: &[Row] = {
             "anonymous memory shared between processes of the job",
         ),
         row(Memory, "file_private", "files mapped privately"),
-        row(Memory, "file_shared", "files mapped shared and writable")
-            .but(Fate::Survives, Refused("mapped shared and writable")),
-        row(Memory, "file_mapped_locked", "record locks on a file that is also mapped")
-            .but(Fate::Survives, Refused("mapped shared and writable")),
+        row(Memory, "file_shared", "files mapped shared and writable"),
+        row(
+            Memory,
+            "file_shared_calls",
+            "files that one process has mapped and another reads, cuts and lengthens",
+        ),
+        row(
+            Memory,
+            "file_mapped_locked",
+            "record locks on a file that is also mapped",
+        ),
         row(Memory, "file_mapped_deleted", "deleted files, mapped"),
-        row(Memory, "memfd", "memfd that is open and mapped by several processes")
-            .but(Fate::Survives, Refused("open, and mapped shared and writable")),
+        row(Memory, "memfd", "memfd that is open and mapped by several processes"),
         row(Memory, "memfd_sealed", "sealed memfd"),
         row(Memory, "hugetlb", "huge pages (hugetlb)"),
         row(Memory, "huge_page_advice", "transparent huge pages, wanted and not"),

@@ -4,10 +4,10 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::harness::{Cmd, Options, Running, Status, Streams, User, World};
-use crate::jobs::{Body, migrate, ready_trial, same_end, start, start_plain, words};
+use crate::jobs::{Body, HERE, migrate, ready_trial, same_end, start, start_plain, words};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let rows: [(&str, Body); 12] = [
+    let rows: [(&str, Body); 13] = [
         ("again_and_again", again_and_again),
         ("files", files),
         ("standard_input", standard_input),
@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("vector_registers", |world| simple(world, "c:vectors 4000000000")),
         ("clocks", |world| simple(world, "c:clocks 30")),
         ("listed", listed),
+        ("mapped_file", mapped_file),
     ];
     let users = [User::Ordinary, User::Root];
     let two = rows
@@ -46,6 +47,31 @@ fn simple(world: &World, line: &str) -> Result<()> {
     world.a.wait_ticks(&command, 20)?;
     migrate(&world.a, "b")?;
     same_end(job, plain)
+}
+
+/// The job and a program that is none of it, at the origin, work on one mapped file. What the job has written right before it is
+/// killed is there, too.
+fn mapped_file(world: &World) -> Result<()> {
+    let a = &world.a;
+    let mut job = start(a, &words("c:exchange 0").streams(Streams::Input))?;
+    job.wait_text("ready")?;
+    let mut other = a.start(&words("c:exchange 1").cwd(HERE).streams(Streams::Input))?;
+    other.wait_text("ready")?;
+    migrate(a, "b")?;
+    for program in [&mut job, &mut other] {
+        program.type_in(b"go\n")?;
+    }
+    let (job, other) = (job.finish()?, other.finish()?);
+    for output in [&job, &other] {
+        ensure!(output.stdout == "ready\n1\nwrong: 0\n", "{output:?}");
+    }
+    ensure!(
+        (job.status, other.status) == (Status::Exit(128 + libc::SIGKILL), Status::Exit(0)),
+        "{job:?} {other:?}"
+    );
+    let bytes = std::fs::read(a.path(&format!("{HERE}/exchanged")))?;
+    ensure!(bytes[4160] == 7 && bytes[4164] == 7, "{:?}", &bytes[4160..4168]);
+    Ok(())
 }
 
 /// Away and home five times, the way home said on either host.

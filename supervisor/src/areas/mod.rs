@@ -13,7 +13,7 @@
 
 mod objects;
 
-pub use objects::{AreaError, Catalogue, Kept, Known, Objects, Origin, Purpose, View};
+pub use objects::{AreaError, Catalogue, Kept, Known, Objects, Origin, Original, Purpose, ROOM, View};
 
 use crate::proc::{Backing, MapsEntry, VmFlag};
 use vrun_image::state::{Area, AreaKind, Layout, Memory};

@@ -13,7 +13,8 @@
 //!   Kept              the windows that a deputy keeps of what it shared, for the return
 //! ```
 //!
-//! A file that is found again unchanged is mapped again; else a memfd with the contents of the image stands in for it.
+//! A file that is found again unchanged is mapped again; else a memfd with the contents of the image stands in for it. That of
+//! a file which is mapped shared and writable, by a job that moves, is kept in step with it ([`crate::mirror`]).
 
 use super::{MADV_GUARD_REMOVE, area_of, huge_flags, reason};
 use crate::ipc::memory::attach;
@@ -29,7 +30,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vrun_image::state::{Area, AreaKind, FileMapping, SharedKind, SharedMemory, Slot};
+use vrun_image::state::{Area, AreaKind, FileMapping, MIRRORED_MAX, SharedKind, SharedMemory, Slot};
 use vrun_shim::{Expect, Injection, Script, TraceError, area};
 
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,22 @@ pub struct Known {
     pub identities: Vec<Option<(u64, u64)>>,
 }
 
+/// A file that a process of a job that moves has mapped shared and writable: [`SharedKind::Mirrored`].
+#[derive(Clone, Debug)]
+pub struct Original {
+    pub object: u32,
+    /// Who has it mapped, and as what.
+    pub pid: i32,
+    pub path: Vec<u8>,
+    pub device: u64,
+    pub inode: u64,
+    /// Where the areas that show it end in it.
+    pub end: u64,
+}
+
+/// Room behind that end for a file to grow, in bytes.
+pub const ROOM: u64 = 16 << 20;
+
 /// An area and what it shows.
 #[derive(Debug)]
 struct Shows {
@@ -96,6 +113,8 @@ pub struct Catalogue {
     pub areas: Vec<Vec<Area>>,
     shows: Vec<(i32, Vec<Shows>)>,
     purpose: Purpose,
+    /// So many objects were known before.
+    known: usize,
 }
 
 impl Catalogue {
@@ -123,12 +142,83 @@ impl Catalogue {
             areas.push(own);
             shows.push((view.pid, shown));
         }
-        Ok(Self {
+        let mut catalogue = Self {
             shared: finder.shared,
             areas,
             shows,
             purpose,
-        })
+            known,
+        };
+        catalogue.check_mirrored()?;
+        Ok(catalogue)
+    }
+
+    fn is_mirrored(&self, object: u32) -> bool {
+        matches!(self.shared[object as usize].kind, SharedKind::Mirrored { .. })
+    }
+
+    /// Whether all that has to be kept in step with files can be, and mapped again.
+    fn check_mirrored(&mut self) -> Result<()> {
+        let originals = self.originals();
+        for original in &originals {
+            let size = &mut self.shared[original.object as usize].size;
+            *size = original.end.min(*size);
+        }
+        let total = originals.iter().map(|original| original.end).sum::<u64>();
+        if total > MIRRORED_MAX
+            && let Some(largest) = originals.iter().max_by_key(|original| original.end)
+        {
+            return unsupported(format!(
+                "it has {} mapped shared and writable, up to {} MiB (of all such files {} MiB, and {} can be kept in step)",
+                String::from_utf8_lossy(&largest.path),
+                largest.end.div_ceil(1 << 20),
+                total.div_ceil(1 << 20),
+                MIRRORED_MAX >> 20
+            ));
+        }
+        for (original, (_, shows)) in originals
+            .iter()
+            .flat_map(|one| self.shows.iter().map(move |own| (one, own)))
+        {
+            let shown = shows.iter().filter_map(|shows| match shows.object {
+                Some((object, offset)) if object == original.object && shows.entry.shared => {
+                    Some((offset, shows.entry.flags.contains(VmFlag::MayWrite)))
+                }
+                _ => None,
+            });
+            let first = shown.clone().min_by_key(|(offset, writable)| (*offset, !writable));
+            if shown.clone().any(|(_, writable)| writable) && first.is_some_and(|(_, writable)| !writable) {
+                let name = String::from_utf8_lossy(&original.path);
+                return unsupported(format!(
+                    "it has {name} mapped shared and writable, and its front for reading only"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that are to be kept in step.
+    pub fn originals(&self) -> Vec<Original> {
+        let all = || {
+            self.shows
+                .iter()
+                .flat_map(|(pid, shows)| shows.iter().map(|shows| (*pid, shows)))
+        };
+        let mirrored = (self.known as u32..self.shared.len() as u32).filter(|object| self.is_mirrored(*object));
+        let original = |object: u32| {
+            let own = |shows: &Shows| shows.object.filter(|(number, _)| *number == object);
+            let (pid, first) = all().find(|(_, shows)| own(shows).is_some())?;
+            let end = |(_, shows): (i32, &Shows)| Some(own(shows)?.1 + (shows.entry.end - shows.entry.start));
+            Some(Original {
+                object,
+                pid,
+                path: first.entry.path.clone(),
+                device: first.entry.device,
+                inode: first.entry.inode,
+                end: all().filter_map(end).max().unwrap_or(0),
+            })
+        };
+        mirrored.filter_map(original).collect()
     }
 
     /// Sends all contents to `sink`: the process's number and an address, or for objects, whose numbers follow those of
@@ -150,7 +240,9 @@ impl Catalogue {
                 let kind = &self.shared[object as usize].kind;
                 // Segments are saved as a whole (`ipc::memory::dump`).
                 let apart = self.purpose == Purpose::Save && matches!(kind, SharedKind::SystemV { .. });
-                if apart || !kind.is_stored() {
+                // Of a guest that goes home: the file is there.
+                let in_step = (object as usize) < self.known && self.is_mirrored(object);
+                if apart || in_step || !kind.is_stored() {
                     continue;
                 }
                 // Addresses of this area, less what an earlier one has shown.
@@ -167,24 +259,11 @@ impl Catalogue {
                 })?;
                 let to_offset = |at: u64| at - entry.start + offset;
                 done.extend(ranges.iter().map(|range| to_offset(range.start)..to_offset(range.end)));
-                join(done);
+                memory::join(done);
             }
         }
         Ok(())
     }
-}
-
-/// Sorts ranges and joins neighbours.
-fn join(ranges: &mut Vec<Range<u64>>) {
-    ranges.sort_by_key(|range| range.start);
-    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
-    for range in ranges.drain(..) {
-        match joined.last_mut() {
-            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
-            _ => joined.push(range),
-        }
-    }
-    *ranges = joined;
 }
 
 struct Finder<'a> {
@@ -334,27 +413,41 @@ impl Finder<'_> {
         let name = String::from_utf8_lossy(&entry.path);
         let at = format!("{:#x}-{:#x}", entry.start, entry.end);
         let end = entry.offset + (entry.end - entry.start);
+        if write && self.purpose == Purpose::Move {
+            let open = self.open()?.contains_key(&(entry.device, entry.inode));
+            let huge = match self.shared[number].kind {
+                SharedKind::File { .. } => Some(0),
+                SharedKind::Unnamed { huge_page, .. } if open => Some(huge_page),
+                _ => None,
+            };
+            match huge {
+                Some(0) => {
+                    let memory = &mut self.shared[number];
+                    memory.kind = SharedKind::Mirrored {
+                        name: entry.path.strip_prefix(b"/memfd:").unwrap_or(&entry.path).to_vec(),
+                    };
+                    memory.size = memory.size.next_multiple_of(PAGE);
+                }
+                Some(_) => {
+                    return unsupported(format!(
+                        "it has {name}, huge pages, open and mapped shared and writable at {at}"
+                    ));
+                }
+                None => {}
+            }
+        }
         match &mut self.shared[number].kind {
             SharedKind::File { written, .. } => {
-                if write && self.purpose == Purpose::Move {
-                    return unsupported(format!("it has {name} mapped shared and writable at {at}"));
-                }
                 *written |= write;
                 let size = metadata_in(view.pid, &entry.path).map_or(end, |metadata| metadata.len());
                 self.shared[number].size = size;
             }
-            SharedKind::Unnamed { .. } => {
-                if write && self.purpose == Purpose::Move && self.open()?.contains_key(&(entry.device, entry.inode)) {
-                    return unsupported(format!("it has {name} open, and mapped shared and writable at {at}"));
-                }
+            SharedKind::Unnamed { .. } | SharedKind::Mirrored { .. } => {
                 let end = entry.offset + (readable_end(memory, entry)? - entry.start);
                 let size = &mut self.shared[number].size;
                 *size = end.max(*size);
             }
-            SharedKind::Anonymous { .. }
-            | SharedKind::Open { .. }
-            | SharedKind::SystemV { .. }
-            | SharedKind::Mirrored { .. } => {
+            SharedKind::Anonymous { .. } | SharedKind::Open { .. } | SharedKind::SystemV { .. } => {
                 let size = &mut self.shared[number].size;
                 *size = end.max(*size);
             }
@@ -528,7 +621,7 @@ impl Objects {
                 // Its contents are what the private mappings show, too.
                 (false, Some(_)) if !areas[process].iter().any(|area| shows(area, number)) => Source::default(),
                 (_, Some((_, window, offset))) => {
-                    let filled = writable(window);
+                    let filled = writable(window) && !matches!(memory.kind, SharedKind::Mirrored { .. });
                     let start = objects.clear_of(injection, occupied, window.clone(), areas[process])?;
                     *window = start..start + (window.end - window.start);
                     Source {
@@ -563,6 +656,11 @@ impl Objects {
     /// What must stay mapped until [`super::map_steps`].
     pub fn windows(&self) -> &[Range<u64>] {
         &self.windows
+    }
+
+    /// The descriptor of an object in the process, until that maps its areas.
+    pub fn descriptor(&self, object: u32) -> Option<i32> {
+        self.sources.get(object as usize)?.descriptor
     }
 
     /// Device and inode of each object, for a job that goes on from here.
@@ -672,10 +770,17 @@ impl Objects {
                 let descriptor = create_memfd(injection, path, &window, memory.size, 0)?;
                 Ok(filled(window.start, Some(descriptor)))
             }
-            SharedKind::Mirrored { name } => unsupported(format!(
-                "{} stays at the host that it was mapped at",
-                String::from_utf8_lossy(name)
-            )),
+            SharedKind::Mirrored { name } if origin == Origin::Nowhere => {
+                let window = self.window(occupied, memory.size, PAGE)?;
+                let descriptor = create_memfd(injection, name, &window, memory.size, 0)?;
+                Ok(filled(window.start, Some(descriptor)))
+            }
+            SharedKind::Mirrored { name } => {
+                let name = String::from_utf8_lossy(name);
+                unsupported(format!(
+                    "{name}, which the program has mapped to write to it, was not mapped here"
+                ))
+            }
         }
     }
 
@@ -875,7 +980,7 @@ fn open_file(injection: &Injection, path: &[u8], size: u64, time: i64, write: bo
 }
 
 /// What a deputy keeps of the memory that it shared, and of files without a name that it had mapped, empty, so that they
-/// are the same when it comes back.
+/// are the same when it comes back; and of files that what is away is kept in step with.
 ///
 /// Copies are of the same windows: one that had to make room for a program that then did not come back is where it is now
 /// for the next try.
@@ -894,7 +999,7 @@ fn on(shelf: &Shelf) -> MutexGuard<'_, Vec<(u32, Range<u64>, u64)>> {
 }
 
 impl Kept {
-    /// Maps once more, in a process whose memory has left, what it shares with others.
+    /// Maps once more, in a process whose memory has left, what it shares with others. `originals` are of all processes.
     ///
     /// # Errors
     /// [`AreaError::Trace`].
@@ -903,6 +1008,7 @@ impl Kept {
         occupied: &mut Vec<Range<u64>>,
         areas: &[Area],
         shared: &[SharedMemory],
+        originals: &[Original],
     ) -> Result<Self> {
         let kept = Self::default();
         for (number, memory) in shared.iter().enumerate() {
@@ -914,27 +1020,50 @@ impl Kept {
                 on(&kept.windows).push((number as u32, window, 0));
                 continue;
             }
+            let original = originals.iter().find(|original| original.object as usize == number);
             let unnamed = matches!(
                 memory.kind,
                 SharedKind::Anonymous { huge_page: 0 } | SharedKind::Unnamed { huge_page: 0, .. }
             );
+            let written = |area: &Area| area.protection as i32 & libc::PROT_WRITE != 0;
             let from = areas
                 .iter()
-                .filter(|area| unnamed && area.shared && shows(area, number))
-                .min_by_key(|area| offset(area));
+                .filter(|area| (unnamed || original.is_some()) && area.shared && shows(area, number))
+                .min_by_key(|area| (offset(area), !written(area)));
             let Some(area) = from else { continue };
             // A mapping can be had again from where it begins; the program could get at no more of it either.
-            let length = memory.size.saturating_sub(offset(area)).next_multiple_of(PAGE);
+            let end = original.map_or(memory.size, |original| original.end);
+            let mut length = end.saturating_sub(offset(area)).next_multiple_of(PAGE);
             if length == 0 {
                 continue;
             }
-            let window = find_hole(occupied, length).map_err(|error| AreaError::Unsupported(error.to_string()))?;
+            let room = if original.is_some() { ROOM } else { 0 };
+            let mut window =
+                find_hole(occupied, length + room).map_err(|error| AreaError::Unsupported(error.to_string()))?;
             let mut script = Script::new(area::DATA.start);
-            move_mapping(&mut script, "keep shared memory", area.start, 0, &window);
+            let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+            let arguments = [area.start, 0, length + room, flags, window.start];
+            let with_room = script.step(
+                "keep shared memory with room",
+                libc::SYS_mremap,
+                &arguments,
+                Expect::Anything,
+            );
+            let with_room = injection.run(&script)?[with_room] == window.start as i64;
+            let mut script = Script::new(area::DATA.start);
+            if with_room {
+                length += room;
+            } else {
+                // Its address space is limited (RLIMIT_AS).
+                window.end -= room;
+                move_mapping(&mut script, "keep shared memory", area.start, 0, &window);
+            }
             script.call("unlock it", libc::SYS_munlock, &[window.start, length]);
-            // It has left; what is mapped read-only may be given up in another process.
-            let arguments = [window.start, length, libc::MADV_REMOVE as u64];
-            script.step("give it up", libc::SYS_madvise, &arguments, Expect::Anything);
+            if original.is_none() {
+                // It has left; what is mapped read-only may be given up in another process.
+                let arguments = [window.start, length, libc::MADV_REMOVE as u64];
+                script.step("give it up", libc::SYS_madvise, &arguments, Expect::Anything);
+            }
             injection.run(&script)?;
             on(&kept.windows).push((number as u32, window, offset(area)));
         }
@@ -942,7 +1071,12 @@ impl Kept {
             let AreaKind::File(FileMapping { object, offset, .. }) = area.kind else {
                 continue;
             };
-            let unnamed = |memory: &SharedMemory| matches!(memory.kind, SharedKind::Unnamed { huge_page: 0, .. });
+            let unnamed = |memory: &SharedMemory| {
+                matches!(
+                    memory.kind,
+                    SharedKind::Unnamed { huge_page: 0, .. } | SharedKind::Mirrored { .. }
+                )
+            };
             if !shared.get(object as usize).is_some_and(unnamed) {
                 continue;
             }
@@ -961,6 +1095,13 @@ impl Kept {
             on(&kept.private).push((object, window, offset));
         }
         Ok(kept)
+    }
+
+    /// Up to where an object can be mapped again.
+    pub fn reach(&self, object: u32) -> Option<u64> {
+        let windows = on(&self.windows);
+        let (_, window, offset) = windows.iter().find(|(number, ..)| *number == object)?;
+        Some(offset + (window.end - window.start))
     }
 
     /// What must stay mapped.
