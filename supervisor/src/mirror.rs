@@ -31,7 +31,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -209,7 +209,9 @@ impl Original {
 
     /// Opens what must be the file that is mapped.
     fn open(&self, path: &Path) -> io::Result<(File, Window)> {
-        let file = File::options().read(true).write(true).open(path)?;
+        // Whatever it is now, nobody waits for it.
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = File::options().read(true).write(true).custom_flags(flags).open(path)?;
         let window = Window::new(&file, self.end.saturating_add(ROOM))?;
         let own = ProcDir::open(std::process::id() as i32).and_then(|directory| directory.maps());
         let same = own.is_ok_and(|maps| {

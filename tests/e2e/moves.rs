@@ -52,18 +52,28 @@ fn simple(world: &World, line: &str) -> Result<()> {
 /// The job and a program that is none of it, at the origin, work on one mapped file. What the job has written right before it is
 /// killed is there, too.
 fn mapped_file(world: &World) -> Result<()> {
-    let a = &world.a;
-    let mut job = start(a, &words("c:exchange 0").streams(Streams::Input))?;
+    let World { a, b, .. } = world;
+    let command = words("c:exchange 0").streams(Streams::Input);
+    let mut job = start(a, &command)?;
     job.wait_text("ready")?;
     let mut other = a.start(&words("c:exchange 1").cwd(HERE).streams(Streams::Input))?;
     other.wait_text("ready")?;
     migrate(a, "b")?;
-    for program in [&mut job, &mut other] {
-        program.type_in(b"go\n")?;
+    for mapped in ["1\nready\n", ""] {
+        for program in [&mut job, &mut other] {
+            program.type_in(b"go\n")?;
+        }
+        [&job, &other]
+            .iter()
+            .try_for_each(|program| program.wait_text(mapped))?;
+        ensure!(
+            mapped.is_empty() || b.find(&command).is_some(),
+            "it came home to map the file anew"
+        );
     }
     let (job, other) = (job.finish()?, other.finish()?);
     for output in [&job, &other] {
-        ensure!(output.stdout == "ready\n1\nwrong: 0\n", "{output:?}");
+        ensure!(output.stdout == "ready\n1\nready\nwrong: 0\n", "{output:?}");
     }
     ensure!(
         (job.status, other.status) == (Status::Exit(128 + libc::SIGKILL), Status::Exit(0)),

@@ -328,6 +328,10 @@ fn sqlite(world: &World, way: Way, journal: &str) -> Result<String> {
         play.line(if round == 2 { "rollback;" } else { "commit;" })?;
         play.line("select count(*), sum(length(x)) from t; pragma integrity_check;")?;
         play.lines(2)?;
+        ensure!(
+            way != Way::Moved || place(a)?.is_some(),
+            "round {round}: it came home by itself"
+        );
         play.moment()?;
     }
     play.line(".quit")?;

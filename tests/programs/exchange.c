@@ -1,5 +1,5 @@
-/* exchange WHO: two processes, 0 and 1, count in a mapped file, by turns and under a record lock; then each waits for what the
-   other writes, without a call. "exchange 0" kills itself in the end, right after it has written to the file. */
+/* exchange WHO: two processes, 0 and 1, count in a mapped file, by turns and under a record lock; then each maps it anew and
+   waits for what the other writes, without a call. "exchange 0" kills itself in the end, right after it has written to the file. */
 #include "pause.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -39,6 +39,9 @@ int main(int argc, char **argv) {
         pause_ms(1);
     }
     say("%d", comes(&map[0], 2 * ROUNDS));
+    munmap((void *)map, SIZE);
+    map = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    moment();
     map[1030 + me] = 1;
     int wrong = !comes(&map[1031 - me], 1) + 2 * !comes(&map[1024], ROUNDS * (ROUNDS - 1)) + 4 * !comes(&map[1025], ROUNDS * ROUNDS);
     for (int i = 0; i < 2 * ROUNDS; i++)
