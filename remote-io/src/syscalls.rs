@@ -477,7 +477,7 @@ static TABLE: &[Row] = &[
     r(241, "mq_unlink",              Free,  Home(IPC), IPC),
     r(242, "mq_timedsend",           Free,  Home(IPC), IPC),
     r(243, "mq_timedreceive",        Free,  Home(IPC), IPC),
-    r(244, "mq_notify",              Free,  Home(IPC), IPC),
+    r(244, "mq_notify",              Track, Home(IPC), IPC),
     r(245, "mq_getsetattr",          Free,  Home(IPC), IPC),
     r(246, "kexec_load",             Free,  Home(ADMIN), ADMIN),
     r(247, "waitid",                 Free,  Forward(&[V, V, InOut(Is(128)), V, InOut(Is(144))]), TREE),

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::control::{ControlError, ErrorCode, Moved, Outcome, Progress};
 use crate::deputy::{Correspondent, Deputy, DeputyError, Desk, Remains, Retired};
 use crate::guest::{GuestError, fill};
-use crate::ipc::Ledger;
+use crate::ipc::{self, Ledger};
 use crate::mirror::{self, Line};
 use crate::notify::Listener;
 use crate::peers;
@@ -411,6 +411,9 @@ fn send(
         .image(office.config, first, Vec::new(), description.processes.clone())
         .map_err(rolled_back)?;
     job.shared.clone_from(&description.shared);
+    if let Some(first) = frozen.first() {
+        ipc::memory::forget_removed(first.leader(), &mut job.shared).map_err(CaptureError::from)?;
+    }
     let mut writer = Writer::new(ImageSink::new(sender.clone())).map_err(rolled_back)?;
     let processes = description.processes.len() as u32;
     let mut write = |writer: &mut Writer<ImageSink>| -> Result<(), GuestError> {

@@ -126,6 +126,8 @@ pub struct Member {
     memory: TargetMemory,
     /// The files that it had mapped shared at home.
     shown: Vec<FileMapping>,
+    /// It has something attached that is there when it has ended.
+    outlived: bool,
     /// Held by whom a file is mapped for: the descriptor that it is mapped through is one for all threads.
     mapping: Mutex<Option<Mapping>>,
 }
@@ -305,7 +307,7 @@ impl std::fmt::Debug for Door {
 
 impl Member {
     /// A process that is stopped or has not run yet.
-    pub fn new(pid: i32, process: &Process) -> Result<Self, MemoryError> {
+    pub fn new(pid: i32, process: &Process, outlived: bool) -> Result<Self, MemoryError> {
         let shared = process.memory.areas.iter().filter(|area| area.shared);
         let shown = shared.filter_map(|area| match &area.kind {
             AreaKind::File(file) => Some(file.clone()),
@@ -317,6 +319,7 @@ impl Member {
             reads: process.signals.read_at_origin,
             memory: TargetMemory::open(pid)?,
             shown: shown.collect(),
+            outlived,
             mapping: Mutex::new(None),
         })
     }
@@ -670,6 +673,9 @@ impl Door {
         match i64::from(call.number) {
             libc::SYS_timer_create if !self.numbers_timers => {
                 Some("it makes a timer, whose number its origin has to give (Linux before 6.15)")
+            }
+            libc::SYS_exit_group if caller.member.outlived && !self.lock().stranded => {
+                Some("it ends, and what is in its System V shared memory stays at its origin")
             }
             // Its clock there goes on from before the move.
             libc::SYS_timer_settime if self.counts_cpu_time(caller, call.args[0] as i32) => {

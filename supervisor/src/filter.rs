@@ -78,10 +78,14 @@ pub fn restored() -> Result<Program, FilterError> {
     assemble(&with_cpu_time(native_rules(false)))
 }
 
-/// The filter of a guest: everything that names something outside of its memory. With `signals` that it reads at its origin,
-/// also what else may have to do with them.
-pub fn guest(signals: bool) -> Result<Program, FilterError> {
-    assemble(&guest_rules(signals))
+/// The filter of a guest: everything that names something outside of its memory. With `signals` that it reads at its
+/// origin, also what else may have to do with them; with `ends_at_home`, also its end.
+pub fn guest(signals: bool, ends_at_home: bool) -> Result<Program, FilterError> {
+    let mut rules = guest_rules(signals);
+    if ends_at_home {
+        rules.insert(libc::SYS_exit_group as u32, Rule::Notify);
+    }
+    assemble(&rules)
 }
 
 fn native_rules(refused: bool) -> Rules {

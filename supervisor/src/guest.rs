@@ -25,6 +25,7 @@ use crate::control;
 use crate::door::{Bell, Door, Member, Occupant};
 use crate::filter;
 use crate::heed::Heed;
+use crate::ipc;
 use crate::mirror::{self, Line};
 use crate::notify::Listener;
 use crate::restore::{self, Home, RestoreError, Restored, Restorer};
@@ -128,7 +129,8 @@ pub fn build(image: impl Read) -> Result<Built, GuestError> {
         return Err(GuestError::Processes(0));
     };
     let reads = |process: &Process| process.signals.read_at_origin != 0;
-    let filter = filter::guest(job.processes.iter().any(reads))?;
+    let outlives = |process: &Process| ipc::memory::outlives(process, &job.shared);
+    let filter = filter::guest(job.processes.iter().any(reads), job.processes.iter().any(outlives))?;
     let world = World::Nothing {
         host_name: job.host.nodename.clone(),
     };
@@ -382,7 +384,7 @@ pub fn run(
             })
             .collect();
         let pid = limbs.first().map_or(0, |leader| leader.tracee.tid());
-        members.push(Member::new(pid, process)?);
+        members.push(Member::new(pid, process, ipc::memory::outlives(process, &job.shared))?);
         occupants.extend(limbs.iter().map(|limb| Occupant {
             tid: limb.tracee.tid(),
             origin_tid: limb.origin_tid,

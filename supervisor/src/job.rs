@@ -188,13 +188,14 @@ impl Job {
         let revive_failed = |error: ReviveError| (error.exit_status(), error.to_string());
         // Its end: the program is executed, or the restored job is let go, when everything here can serve it.
         let begin: Box<dyn FnOnce() -> Result<Option<Vessel>, Failure>>;
-        let (pid, listener, identity, keeper, outside, began);
+        let (pid, listener, identity, keeper, outside, began, ledger);
         match start {
             Start::Program(program) => {
                 let (launching, its_listener) = launch::launch(&program, side.inherited).map_err(launch_failed)?;
                 (pid, listener, keeper) = (launching.pid, its_listener, None);
                 outside = Outside::of(pid).map_err(|error| (front::FAILED, error.to_string()))?;
                 began = Surroundings::of(std::process::id() as i32, true);
+                ledger = Ledger::of(pid);
                 identity = Identity {
                     id: side.id.to_string(),
                     name: side.name.clone(),
@@ -216,6 +217,8 @@ impl Job {
                 // In the namespace of the job, what is outside of it has no number.
                 outside = Outside::default();
                 began = Surroundings::of(pid, false);
+                ledger = Ledger::of(pid);
+                ledger.inherit(&revived.job, &revived.pids());
                 let (its_listener, rest) = revived.split();
                 listener = its_listener;
                 begin = Box::new(move || {
@@ -232,7 +235,7 @@ impl Job {
         // The program has its copies of the shell's descriptors; from here on there may be threads.
         side.leave().map_err(failed("leave the terminal"))?;
         let (listener, desk) = (Arc::new(listener), Arc::new(Desk::default()));
-        let ledger = Arc::new(Ledger::of(pid));
+        let ledger = Arc::new(ledger);
         let (door, seat, book) = (Arc::clone(&listener), Arc::clone(&desk), Arc::clone(&ledger));
         thread::Builder::new()
             .name("door".into())

@@ -80,6 +80,12 @@ pub struct Ready {
 }
 
 impl Revived {
+    /// The numbers that the job's processes have here.
+    pub fn pids(&self) -> Vec<i32> {
+        let leader = |restored: &Restored| restored.threads().first().map_or(0, |thread| thread.tid());
+        self.restored.iter().map(leader).collect()
+    }
+
     /// What the person who restores should know.
     pub fn notes(&self) -> impl Iterator<Item = String> + '_ {
         self.opened.notes.iter().map(ToString::to_string)
@@ -165,10 +171,9 @@ pub fn revive(source: &ImageSource, config: &Config) -> Result<Revived, ReviveEr
         tracee.wait_interrupted()?;
         let injection = capture::take_over(tracee)?;
         let listener = install_filter(&injection, &filter::restored()?, vessel.socket)?;
-        ipc::make(&injection, &job)?;
-        let objects = restore::objects(&injection, &job, Origin::Files, &|file| {
-            opened.file(file).map(|file| file.as_raw_fd())
-        })?;
+        let number = |file| opened.file(file).map(|file| file.as_raw_fd());
+        ipc::make(&injection, &job, &number)?;
+        let objects = restore::objects(&injection, &job, Origin::Files, &number)?;
         ipc::memory::finish(&injection, &job.ipc)?;
         let mut heirs: Vec<_> = job.processes.iter().skip(1).map(|_| objects.heir()).rev().collect();
         heirs.push(objects);

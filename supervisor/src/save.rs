@@ -93,7 +93,7 @@ fn write_image<W: Write>(
         .map_err(rolled_back)?;
     job.zombies = zombies;
     job.shared.clone_from(&captured.shared);
-    job.ipc = ipc::capture(&frozen.processes, office.ledger)?;
+    job.ipc = ipc::capture(&frozen.processes, &descriptors.queues, office.ledger)?;
     ipc::memory::enter(&job.ipc, &mut job.shared);
     let mut writer = Writer::new(inner).map_err(image_error)?;
     if let Some(level) = content.compress {

@@ -222,7 +222,7 @@ pub const ROWS: &[Row] = {
         row(LocalIpc, "sysv_memory", "System V shared memory").but(Survives, Home),
         row(LocalIpc, "sysv_semaphores", "System V semaphores, with undo").but(Survives, Home),
         row(LocalIpc, "sysv_messages", "System V message queues").but(Survives, Home),
-        row(LocalIpc, "posix_queue", "POSIX message queues").but(Refused("is the POSIX message queue"), Home),
+        row(LocalIpc, "posix_queue", "POSIX message queues").but(Survives, Home),
         row(LocalIpc, "internet_listener", "TCP listeners and UDP sockets"),
         row(LocalIpc, "internet_sockets", "TCP connections").but(Refused("cannot be kept in a file"), Survives),
         row(SignalsAndTime, "signal_handlers", "handlers, their flags and masks"),

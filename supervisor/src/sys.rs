@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// The robust futex list of a thread: head and length (`get_robust_list(2)`; needs the right to trace it).
 pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
@@ -42,6 +42,16 @@ pub fn semget(key: i32, semaphores: i32, flags: i32) -> io::Result<i32> {
     }
 }
 
+/// The process that has changed a semaphore last, 0 if none has: `GETPID`, semctl(2).
+pub fn semaphore_user(set: i32, number: i32) -> io::Result<i32> {
+    const GETPID: i32 = 11;
+    // SAFETY: plain numbers; the command takes no further argument.
+    match unsafe { libc::semctl(set, number, GETPID) } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid),
+    }
+}
+
 /// `msgget(2)`.
 pub fn msgget(key: i32, flags: i32) -> io::Result<i32> {
     // SAFETY: plain numbers.
@@ -49,6 +59,99 @@ pub fn msgget(key: i32, flags: i32) -> io::Result<i32> {
         -1 => Err(io::Error::last_os_error()),
         id => Ok(id),
     }
+}
+
+/// What a POSIX message queue holds: at most so many messages of so many bytes, and how many it has.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueAttributes {
+    pub most: i64,
+    pub size: usize,
+    pub current: i64,
+}
+
+fn done(result: i64) -> io::Result<i64> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    }
+}
+
+/// `mq_open(2)` with mode 0600; the name has no slash in front.
+pub fn queue_open(name: &[u8], flags: i32) -> io::Result<OwnedFd> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: a live string; without attributes. The result is a new descriptor that is ours.
+    unsafe {
+        let none = std::ptr::null::<libc::mq_attr>();
+        let flags = flags | libc::O_CLOEXEC;
+        done(libc::syscall(libc::SYS_mq_open, name.as_ptr(), flags, 0o600, none))
+            .map(|fd| OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// `mq_unlink(2)`.
+#[cfg(test)]
+pub fn queue_unlink(name: &[u8]) -> io::Result<()> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: a live string.
+    done(unsafe { libc::syscall(libc::SYS_mq_unlink, name.as_ptr()) }).map(drop)
+}
+
+/// `mq_getattr(3)`.
+pub fn queue_attributes(queue: &OwnedFd) -> io::Result<QueueAttributes> {
+    // SAFETY: all zeroes is an mq_attr, which lives until the call returns.
+    unsafe {
+        let mut found: libc::mq_attr = std::mem::zeroed();
+        let none = std::ptr::null::<libc::mq_attr>();
+        done(libc::syscall(
+            libc::SYS_mq_getsetattr,
+            queue.as_raw_fd(),
+            none,
+            &raw mut found,
+        ))?;
+        Ok(QueueAttributes {
+            most: found.mq_maxmsg,
+            size: found.mq_msgsize as usize,
+            current: found.mq_curmsgs,
+        })
+    }
+}
+
+/// `mq_receive(3)`: length and priority.
+pub fn queue_receive(queue: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, u32)> {
+    let (pointer, length) = (buffer.as_mut_ptr(), buffer.len());
+    let mut priority = 0_u32;
+    // SAFETY: a live buffer with its length, and a live int; without a timeout.
+    let got = unsafe {
+        let none = std::ptr::null::<libc::timespec>();
+        let queue = queue.as_raw_fd();
+        libc::syscall(
+            libc::SYS_mq_timedreceive,
+            queue,
+            pointer,
+            length,
+            &raw mut priority,
+            none,
+        )
+    };
+    done(got).map(|length| (length as usize, priority))
+}
+
+/// `mq_send(3)`.
+pub fn queue_send(queue: &OwnedFd, message: &[u8], priority: u32) -> io::Result<()> {
+    let (pointer, length) = (message.as_ptr(), message.len());
+    // SAFETY: a live buffer with its length; without a timeout.
+    let sent = unsafe {
+        let none = std::ptr::null::<libc::timespec>();
+        libc::syscall(
+            libc::SYS_mq_timedsend,
+            queue.as_raw_fd(),
+            pointer,
+            length,
+            priority,
+            none,
+        )
+    };
+    done(sent).map(drop)
 }
 
 /// `kill(2)` with any signal number.

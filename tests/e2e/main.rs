@@ -12,6 +12,7 @@ mod doctor;
 mod faults;
 mod five_by_five;
 mod hosts;
+mod ipc;
 mod jobs;
 mod many;
 mod moves;
@@ -39,6 +40,7 @@ fn main() {
         faults::trials(),
         real::trials(),
         doctor::trials(),
+        ipc::trials(),
     ];
     let trials: Vec<Trial> = modules.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();

@@ -71,7 +71,10 @@ pub(super) fn capture(tables: &Tables, index: usize, file: &dyn Fn(usize) -> Opt
 /// Whether a watch has to be added by a process of the job itself.
 pub(super) fn is_of_process(files: &[OpenFile], watch: &EpollWatch) -> bool {
     let target = files.get(watch.file as usize).map(|file| &file.kind);
-    matches!(target, Some(FileKind::Signal { .. } | FileKind::Process { .. }))
+    matches!(
+        target,
+        Some(FileKind::Signal { .. } | FileKind::Process { .. } | FileKind::Queue { .. })
+    )
 }
 
 /// Adds all watches but those of [`is_of_process`]. `ours`: descriptors of all open files, by their index.

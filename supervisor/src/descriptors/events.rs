@@ -81,6 +81,8 @@ pub(super) fn restore(kind: &FileKind) -> io::Result<Option<OwnedFd>> {
         FileKind::Signal { mask } => kernel::signalfd(*mask)?,
         FileKind::Timer(timer) => timerfd_create(clock(timer.clock)?, TimerfdFlags::CLOEXEC)?,
         FileKind::Process { .. } => kernel::ended_process()?,
+        // Keeps the number free.
+        FileKind::Queue { .. } => eventfd(0, EventfdFlags::CLOEXEC)?,
         _ => return Ok(None),
     }))
 }

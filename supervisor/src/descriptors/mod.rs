@@ -33,6 +33,7 @@
 //! | `Inotify`          |                                                 |                                               |
 //! | `Process`          | a pidfd of the job's, or of one that has ended  | opened by each process                        |
 //! | `Memory`           | a memory file                                   | made anew, with its contents and seals        |
+//! | `Queue`            | a POSIX message queue ([`crate::ipc`])          | opened by the job's first process             |
 //!
 //! Everything else is refused by name.
 
@@ -66,6 +67,7 @@ use vrun_image::state::{FileKind, FileLock, Job, LockHolder, OpenFile, Owner, Re
 use vrun_image::{MAX_RUN, Writer};
 use vrun_shim::Script;
 
+use crate::ipc::{self, queues::Held};
 use crate::proc::{FdDetails, ProcDir, ProcError};
 use paths::Created;
 pub use paths::{How, Note};
@@ -173,7 +175,11 @@ fn describe(description: &Description) -> String {
 
 fn is_message_queue(description: &Description) -> bool {
     const MQUEUE_MAGIC: u32 = 0x1980_0202;
-    rustix::fs::statfs(description.magic()).is_ok_and(|system| system.f_type as u32 == MQUEUE_MAGIC)
+    // Its file system is on no device.
+    let may_be = file_type(&description.slot.stat) == FileType::RegularFile;
+    may_be
+        && libc::major(description.slot.stat.st_dev) == 0
+        && rustix::fs::statfs(description.magic()).is_ok_and(|system| system.f_type as u32 == MQUEUE_MAGIC)
 }
 
 /// The descriptors of all processes of a job: slots (number, close-on-exec) and the open file descriptions that they
@@ -189,6 +195,8 @@ pub struct Captured {
     contents: HashMap<u32, Vec<u8>>,
     /// The first description of each inode: (device, inode).
     inodes: HashMap<(u64, u64), u32>,
+    /// Message queues, which [`FileKind::Queue`] numbers.
+    pub queues: Vec<Held>,
     /// Keeps alive what `places` says of our own.
     passed: Vec<OwnedFd>,
 }
@@ -269,6 +277,7 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
         by_inode: &|inode| by_inode.get(&inode).copied(),
     };
     let mut first_pipes: HashMap<u64, u32> = HashMap::new();
+    let mut queue_inodes = Vec::new();
     let mut contents = HashMap::new();
     for (file, (index, stream)) in (0_u32..).zip(&origins) {
         let description = &tables.descriptions[*index];
@@ -285,16 +294,21 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
             let (kind, bytes) = sockets::capture(&around, *index, queues.remove(index))?;
             captured.contents.insert(file, bytes);
             kind
+        } else if is_message_queue(description) && !is_path_only(description.slot.info.flags) {
+            message_queue(&tables, description, &mut captured.queues, &mut queue_inodes)?
         } else if let Some(kind) = other_kind(&tables, *index, first, around.file)? {
             kind
         } else {
             paths::capture(&tables, description, with_files, &mut contents)?
         };
-        if matches!(kind, FileKind::Process { pid } if pid != 0) && description.passed.is_some() {
-            return description.refuse(
-                &tables,
-                "is a process (pidfd), which cannot be kept in a file: use vmigrate",
-            );
+        let own_making = match kind {
+            FileKind::Process { pid } if pid != 0 => Some("a process (pidfd)"),
+            FileKind::Queue { .. } => Some("a POSIX message queue"),
+            _ => None,
+        };
+        if let Some(what) = own_making.filter(|_| description.passed.is_some()) {
+            let why = format!("is {what}, which cannot be kept in a file: use vmigrate");
+            return description.refuse(&tables, why);
         }
         captured.places.insert(file, description.place());
         let plain = stream.is_none() && !is_path_only(description.slot.info.flags);
@@ -315,6 +329,34 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
         .filter_map(|description| description.passed)
         .collect();
     Ok(captured)
+}
+
+/// The queue that a description is of; entered if it is new.
+fn message_queue(
+    tables: &Tables,
+    description: &Description,
+    queues: &mut Vec<Held>,
+    inodes: &mut Vec<(u64, u64)>,
+) -> Result<FileKind> {
+    let stat = &description.slot.stat;
+    let inode = (stat.st_dev, stat.st_ino);
+    let queue = match inodes.iter().position(|other| *other == inode) {
+        Some(queue) => queue,
+        None => {
+            let unlinked = stat.st_nlink == 0;
+            let Some(held) = ipc::queues::held(&description.slot.target, unlinked, description.place()) else {
+                let what = describe(description);
+                return description.refuse(
+                    tables,
+                    format!("is {what}, opened as a file, which cannot be kept in one"),
+                );
+            };
+            queues.push(held);
+            inodes.push(inode);
+            queues.len() - 1
+        }
+    };
+    Ok(FileKind::Queue { queue: queue as u32 })
 }
 
 fn find_streams(tables: &Tables, unix: &HashMap<u64, diag::UnixSocket>) -> Streams {

@@ -1,21 +1,26 @@
-//! What a job has made, as far as /proc does not tell: noted at the door, where every call that makes or finds an object is
-//! seen.
+//! What a job has made, as far as /proc does not tell: noted at the door, where every call that makes or finds an object
+//! is seen.
 //!
-//! | kind            | who made it                                                                                    |
-//! |-----------------|------------------------------------------------------------------------------------------------|
-//! | segments        | the kernel keeps the process's number; which numbers were the job's is noted                   |
-//! | semaphores,     | the kernel does not tell, so a call that makes one is answered here: by the same user in the    |
-//! | messages        | same namespaces, what comes of it is the same, and the identifier is known                      |
+//! | kind         | who made it                                                                                    |
+//! |--------------|------------------------------------------------------------------------------------------------|
+//! | segments     | the kernel keeps the process's number; which numbers were the job's is noted                   |
+//! | semaphores,  | the kernel does not tell, so a call that makes one is answered here: by the same user in the   |
+//! | messages     | same namespaces, what comes of it is the same, and the identifier is known                     |
+//! | POSIX queues | the name was not there when the job asked for it; with which value a process is to be notified |
 //!
 //! A job that was restored with objects is alone in its namespace, where everything is its own.
 
 use super::{Found, Kind, is_outside};
 use crate::areas::Purpose;
+use crate::memory::TargetMemory;
 use crate::notify::{AnswerError, Listener, Notification};
 use crate::proc::{Backing, ProcDir};
 use crate::sys;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use vrun_image::state::{FileKind, Job};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -34,6 +39,10 @@ struct Facts {
     keys: BTreeSet<(Kind, i32)>,
     /// What another user has made cannot be told from what others have.
     unknown: Option<Kind>,
+    /// POSIX message queues that the job has made.
+    names: BTreeSet<Vec<u8>>,
+    /// Who asked to be told of messages, by the process's number here and the queue's inode: signal and value.
+    registered: BTreeMap<(i32, u64), (i32, u64)>,
 }
 
 /// A line of a table below `/proc/sysvipc`.
@@ -43,6 +52,23 @@ struct Line {
     id: i32,
     /// The rest, from the mode on.
     fields: Vec<i64>,
+}
+
+impl Line {
+    /// Processes that have used a semaphore set or a message queue last, as far as we may know.
+    fn users(&self, kind: Kind) -> Vec<i32> {
+        match kind {
+            Kind::Segment => Vec::new(),
+            Kind::Semaphores => {
+                let count = self.fields.get(1).map_or(0, |count| *count as i32);
+                (0..count)
+                    .filter_map(|number| sys::semaphore_user(self.id, number).ok())
+                    .collect()
+            }
+            // Who sent, and who received.
+            Kind::Messages => self.fields.iter().skip(3).take(2).map(|pid| *pid as i32).collect(),
+        }
+    }
 }
 
 /// The objects of our own IPC namespace.
@@ -72,6 +98,39 @@ impl Ledger {
             alone: namespace(pid).is_some_and(|its| Some(its) != own),
             facts: Mutex::default(),
         }
+    }
+
+    /// Takes over what a restored job's image tells. `pids` are the numbers that its processes have here.
+    pub fn inherit(&self, job: &Job, pids: &[i32]) {
+        let mut facts = self.facts();
+        for (index, queue) in (0..).zip(&job.ipc.queues) {
+            facts.names.insert(queue.name.clone());
+            let Some(notify) = queue.notify else { continue };
+            for (pid, process) in pids.iter().zip(&job.processes) {
+                let leads =
+                    |file: u32| matches!(job.files[file as usize].kind, FileKind::Queue { queue } if queue == index);
+                let slot = process.descriptors.iter().find(|slot| leads(slot.file));
+                let inode = slot.and_then(|slot| inode(*pid, slot.number));
+                if let Some(inode) = inode.filter(|_| process.pid == notify.process) {
+                    facts.registered.insert((*pid, inode), (notify.signal, notify.value));
+                }
+            }
+        }
+    }
+
+    /// Whether the POSIX message queue of a name is the job's.
+    pub(super) fn has_made(&self, name: &[u8]) -> bool {
+        self.alone || self.facts().names.contains(name)
+    }
+
+    /// All of these names.
+    pub(super) fn names(&self) -> Vec<Vec<u8>> {
+        self.facts().names.iter().cloned().collect()
+    }
+
+    /// The signal and the value with which a process asked to be told of messages in a queue.
+    pub(super) fn registered(&self, pid: i32, inode: u64) -> Option<(i32, u64)> {
+        self.facts().registered.get(&(pid, inode)).copied()
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -105,6 +164,11 @@ impl Ledger {
         let [key, second, third, ..] = notification.args;
         let key = key as i32;
         let (kind, flags) = match i64::from(notification.number) {
+            libc::SYS_mq_open | libc::SYS_mq_notify => {
+                // What cannot be read now the kernel will not read either.
+                let _ = self.queue(notification);
+                return Ok(false);
+            }
             _ if self.alone => return Ok(false),
             libc::SYS_shmget => (Kind::Segment, third as i32),
             libc::SYS_semget => (Kind::Semaphores, third as i32),
@@ -143,6 +207,35 @@ impl Ledger {
         }
     }
 
+    /// Takes note of the name of a POSIX queue that a process may make, or of how it asks to be told of messages.
+    fn queue(&self, notification: &Notification) -> Option<()> {
+        let [first, second, ..] = notification.args;
+        let memory = TargetMemory::open(notification.pid).ok()?;
+        if i64::from(notification.number) == libc::SYS_mq_open {
+            // NAME_MAX, and the zero.
+            let mut bytes = [0; 256];
+            let length = memory.read(first, &mut bytes).ok()?;
+            let name = bytes[..length].split(|byte| *byte == 0).next()?;
+            let creates = second as i32 & libc::O_CREAT != 0;
+            let absent =
+                || sys::queue_open(name, libc::O_RDONLY).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+            if creates && (self.alone || absent()) {
+                self.facts().names.insert(name.to_vec());
+            }
+            return Some(());
+        }
+        // struct sigevent: value, signal.
+        let mut event = [0; 12];
+        if memory.read(second, &mut event).ok()? == event.len() {
+            let (value, signal) = event.split_first_chunk()?;
+            let told = (i32::from_le_bytes(*signal.first_chunk()?), u64::from_le_bytes(*value));
+            let pid = Caller::of(notification.pid)?.numbers.0;
+            let queue = inode(pid, first as i32)?;
+            self.facts().registered.insert((pid, queue), told);
+        }
+        Some(())
+    }
+
     /// Why the objects of a job keep it from being saved or moved, or nothing. Reads only /proc.
     ///
     /// # Errors
@@ -152,10 +245,10 @@ impl Ledger {
             return Ok(());
         }
         self.segments(processes, purpose)?;
-        let facts = self.facts();
-        if purpose == Purpose::Move || (facts.keys.is_empty() && facts.made.is_empty() && facts.unknown.is_none()) {
+        if purpose == Purpose::Move {
             return Ok(());
         }
+        let facts = self.facts();
         if let Some(kind) = facts.unknown {
             let noun = kind.names().noun;
             return Err(format!(
@@ -165,19 +258,13 @@ impl Ledger {
         for kind in [Kind::Semaphores, Kind::Messages] {
             let noun = kind.names().noun;
             for line in lines(kind) {
-                let made = facts.made.contains(&(kind, line.id));
-                if !made && line.key != 0 && facts.keys.contains(&(kind, line.key)) {
-                    return Err(format!("it uses {noun} {}, which it has not made", line.id));
-                }
-                // The numbers of who sent and who received last.
-                let users = line.fields.get(3..5).filter(|_| made && kind == Kind::Messages);
-                for pid in users.into_iter().flatten() {
-                    if is_outside(*pid as i32, processes) {
-                        return Err(format!(
-                            "process {pid}, which is not of the job, uses {noun} {}",
-                            line.id
-                        ));
+                let (id, users) = (line.id, line.users(kind));
+                if facts.made.contains(&(kind, id)) {
+                    if let Some(pid) = users.iter().find(|pid| is_outside(**pid, processes)) {
+                        return Err(format!("process {pid}, which is not of the job, uses {noun} {id}"));
                     }
+                } else if facts.keys.contains(&(kind, line.key)) || users.iter().any(|pid| processes.contains(pid)) {
+                    return Err(format!("it uses {noun} {id}, which it has not made"));
                 }
             }
         }
@@ -219,6 +306,12 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// What a descriptor of a process leads to.
+fn inode(pid: i32, number: i32) -> Option<u64> {
+    let metadata = std::fs::metadata(format!("/proc/{pid}/fd/{number}"));
+    metadata.ok().map(|metadata| metadata.ino())
 }
 
 /// Who makes a call.

@@ -1,7 +1,7 @@
 //! Shared memory: segments with what is in them, whether somebody has them attached or not.
 //!
-//! What processes have attached are areas ([`crate::areas`]): they are mapped from a window, an attachment of our own in
-//! the process that all others are made from. Contents are read and written through one, too.
+//! What processes have attached are areas ([`crate::areas`]): they are mapped from a window, an attachment of our own
+//! in the process that all others are made from. Contents are read and written through one, too.
 
 use super::{Found, IPC_RMID, Kind, refuse};
 use crate::areas::AreaError;
@@ -10,7 +10,7 @@ use crate::memory::{self, MemoryError, TargetMemory};
 use crate::proc::ProcDir;
 use crate::restore::{RestoreError, find_hole, occupied};
 use std::ops::Range;
-use vrun_image::state::{Ipc, Segment, SharedKind, SharedMemory};
+use vrun_image::state::{AreaKind, Ipc, Process, Segment, SharedKind, SharedMemory};
 use vrun_shim::{Expect, Injection, Script, TraceError, area};
 
 /// Bits of a segment's mode (`linux/shm.h`).
@@ -19,7 +19,8 @@ const SHM_LOCKED: u32 = 0o2000;
 const SHM_HUGETLB: u32 = 0o4000;
 const SHM_LOCK: u64 = 11;
 const IPC_STAT: u64 = 2;
-/// Offset of `shm_segsz` in `struct shmid64_ds`.
+/// Offsets of the mode and `shm_segsz` in `struct shmid64_ds`.
+const MODE: u64 = 20;
 const SIZE: u64 = 48;
 
 pub(super) fn capture(found: &Found) -> Result<Segment, CaptureError> {
@@ -78,6 +79,40 @@ pub fn attach(injection: &Injection, occupied: &mut Vec<Range<u64>>, id: i32) ->
         shmat(libc::SHM_RDONLY, Expect::Exactly(window.start))?;
     }
     Ok(window)
+}
+
+/// Of what a job shows that moves, a segment that was removed ends with it: it is as any other shared memory.
+///
+/// # Errors
+/// [`TraceError`].
+pub fn forget_removed(injection: &Injection, shared: &mut [SharedMemory]) -> Result<(), TraceError> {
+    for memory in shared {
+        let SharedKind::SystemV { id } = memory.kind else {
+            continue;
+        };
+        let mut script = Script::new(area::DATA.start);
+        let about = script.reserve(super::ROOM);
+        let arguments = Kind::Segment.command(id as u64, IPC_STAT, about);
+        script.step("look at a segment", libc::SYS_shmctl, &arguments, Expect::Anything);
+        let seen = injection.run(&script)?[0] == 0;
+        let mut mode = [0; 4];
+        injection.read(about + MODE, &mut mode)?;
+        if seen && u32::from_le_bytes(mode) & SHM_DEST != 0 {
+            memory.kind = SharedKind::Anonymous { huge_page: 0 };
+        }
+    }
+    Ok(())
+}
+
+/// Whether a process has something attached that outlives it.
+pub fn outlives(process: &Process, shared: &[SharedMemory]) -> bool {
+    process.memory.areas.iter().any(|area| match area.kind {
+        AreaKind::Shared { object, .. } => {
+            let memory = shared.get(object as usize);
+            memory.is_some_and(|memory| matches!(memory.kind, SharedKind::SystemV { .. }))
+        }
+        _ => false,
+    })
 }
 
 /// Sends what is in the segments of a frozen job to `sink`, as [`crate::capture::dump`] does; `shared` numbers them.

@@ -52,7 +52,7 @@ pub(super) fn capture(injection: &Injection, found: &Found) -> Result<MessageQue
 pub(super) fn finish<'a>(by: &dyn Fn(i32) -> &'a Injection, queues: &[MessageQueue]) -> Result<(), RestoreError> {
     for queue in queues {
         let id = queue.object.id;
-        // Before the messages, which may need it, if it is more than a new one has; a queue may hold more than its room.
+        // Before the messages, which may need it; but a queue may hold more than it has room for now.
         let mut script = Script::new(area::DATA.start);
         let mut bytes = about(&queue.object);
         bytes[88..96].copy_from_slice(&queue.room.to_le_bytes());

@@ -11,15 +11,16 @@
 //!   remove      the job is safe in an image and ends here
 //! ```
 //!
-//! Programs keep the identifiers, so they must be the same again. Whoever has the rights over the user namespace that an
-//! IPC namespace belongs to may choose them (`kernel.shm_next_id` and its like, Linux 3.8), so a job that has objects
-//! is restored into an IPC namespace of its own ([`crate::vessel::World::Host`]). Everything in there is the job's.
+//! Programs keep the identifiers, so they must be the same again. Whoever has the rights over the user namespace that
+//! an IPC namespace belongs to may choose them (`kernel.shm_next_id` and its like), so a job that has objects is restored
+//! into an IPC namespace of its own ([`crate::vessel::World::Host`]). Everything in there is the job's.
 //!
 //! Objects of a job that moves stay at home, and calls on them go there; but what is attached is memory, and moves.
 
 mod ledger;
 pub mod memory;
 mod messages;
+pub mod queues;
 mod semaphores;
 
 pub use ledger::Ledger;
@@ -241,12 +242,15 @@ fn refuse<T>(reason: impl Into<String>) -> Result<T, CaptureError> {
     Err(CaptureError::Unsupported(reason.into()))
 }
 
-/// What the frozen processes of a job have made.
+/// What the frozen processes of a job have made; `held` are the POSIX message queues that they have open.
 ///
 /// # Errors
 /// [`CaptureError::Unsupported`] names what cannot be read or made again.
-pub fn capture(processes: &[Frozen], ledger: &Ledger) -> Result<Ipc, CaptureError> {
-    let mut ipc = Ipc::default();
+pub fn capture(processes: &[Frozen], held: &[queues::Held], ledger: &Ledger) -> Result<Ipc, CaptureError> {
+    let mut ipc = Ipc {
+        queues: queues::capture(processes, held, ledger)?,
+        ..Ipc::default()
+    };
     let Some(first) = processes.first().filter(|_| ledger.has_system_v()) else {
         return Ok(ipc);
     };
@@ -276,11 +280,12 @@ pub fn capture(processes: &[Frozen], ledger: &Ledger) -> Result<Ipc, CaptureErro
     Ok(ipc)
 }
 
-/// Makes every object of a job in its first process, which is alone in an IPC namespace. Values and messages come later.
+/// Makes every object of a job in its first process, which is alone in an IPC namespace. Values and messages of System
+/// V objects come later. `number` gives that process's descriptors of open files.
 ///
 /// # Errors
 /// [`RestoreError`] names the object that this host does not let be.
-pub fn make(injection: &Injection, job: &Job) -> Result<(), RestoreError> {
+pub fn make(injection: &Injection, job: &Job, number: &dyn Fn(u32) -> Option<i32>) -> Result<(), RestoreError> {
     let (ipc, first) = (&job.ipc, &job.processes[0]);
     let one = |object: &IpcObject, size: u64, number: i64| (*object, size, number);
     let segments = ipc
@@ -292,7 +297,8 @@ pub fn make(injection: &Injection, job: &Job) -> Result<(), RestoreError> {
     let queues = ipc.messages.iter().map(|queue| one(&queue.object, 0, libc::SYS_msgget));
     make_all(injection, Kind::Segment, segments.collect(), first)?;
     make_all(injection, Kind::Semaphores, sets.collect(), first)?;
-    make_all(injection, Kind::Messages, queues.collect(), first)
+    make_all(injection, Kind::Messages, queues.collect(), first)?;
+    queues::make(injection, job, number)
 }
 
 fn make_all(
@@ -354,7 +360,8 @@ fn about(object: &IpcObject) -> [u8; ROOM] {
     bytes
 }
 
-/// When all processes are there: what each of them is to undo, then the values and messages.
+/// When all processes are there with their descriptors: what each of them is to undo, then the values and messages, and
+/// who is to be told of the next one.
 ///
 /// # Errors
 /// As [`make`].
@@ -364,7 +371,8 @@ pub fn finish(restorers: &[Restorer], job: &Job) -> Result<(), RestoreError> {
         restorers[index.unwrap_or(0)].injection()
     };
     semaphores::finish(&by, &job.ipc.semaphores)?;
-    messages::finish(&by, &job.ipc.messages)
+    messages::finish(&by, &job.ipc.messages)?;
+    queues::finish(restorers, job)
 }
 
 /// Removes what is in an image now. To be called before the job ends.
@@ -374,6 +382,12 @@ pub fn remove(processes: &[Frozen], ipc: &Ipc) {
     let sets = ipc.semaphores.iter().map(|set| (Kind::Semaphores, set.object.id));
     let queues = ipc.messages.iter().map(|queue| (Kind::Messages, queue.object.id));
     let objects: Vec<(Kind, i32)> = segments.chain(sets).chain(queues).collect();
+    let names: Vec<_> = ipc.queues.iter().filter(|queue| !queue.unlinked).collect();
+    let remove = |script: &Script| {
+        if let Err(error) = first.leader().run(script) {
+            tracing::warn!("System V objects or message queues stay here: {error}");
+        }
+    };
     for objects in objects.chunks(STEPS) {
         let mut script = Script::new(area::DATA.start);
         for (kind, id) in objects {
@@ -381,9 +395,16 @@ pub fn remove(processes: &[Frozen], ipc: &Ipc) {
             let what = format!("remove {} {id}", names.noun);
             script.step(what, names.control, &arguments, Expect::Anything);
         }
-        if let Err(error) = first.leader().run(&script) {
-            tracing::warn!("System V objects stay here: {error}");
+        remove(&script);
+    }
+    // Of names no more data fits.
+    for names in names.chunks(STEPS / 3) {
+        let mut script = Script::new(area::DATA.start);
+        for queue in names {
+            let name = script.data(&[&queue.name[..], &[0]].concat());
+            script.step("unlink a message queue", libc::SYS_mq_unlink, &[name], Expect::Anything);
         }
+        remove(&script);
     }
 }
 

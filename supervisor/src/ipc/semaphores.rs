@@ -1,8 +1,8 @@
 //! Semaphore sets: values, who changed them last, and what is undone when a process ends (`SEM_UNDO`).
 //!
-//! Nothing tells the adjustments that the kernel keeps for a process. But it checks them: `semop(2)` fails with `ERANGE` if
-//! an operation would bring one out of range, and changes nothing if another operation of the same call cannot be done. So a
-//! process asks for its own adjustment by calls that have no effect, whoever else uses the set meanwhile:
+//! Nothing tells the adjustments that the kernel keeps for a process. But it checks them: `semop(2)` fails with `ERANGE`
+//! if an operation would bring one out of range, and changes nothing if another operation of the same call cannot be
+//! done. So a process asks for its own adjustment by calls that have no effect, whoever else uses the set meanwhile:
 //!
 //! ```text
 //!   raise the value to 32767,  -k with SEM_UNDO,  -32768 without waiting     ERANGE: adjustment + k > 32767
