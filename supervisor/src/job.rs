@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::control::{self, Content, ControlError, Moved, Outcome, Progress, Request, Role, State};
 use crate::deputy::Desk;
 use crate::front::{self, SupervisorSide, ToFront, ToSupervisor};
-use crate::ipc::{self, Ledger};
+use crate::ipc::Ledger;
 use crate::launch::{self, ProgramSpec};
 use crate::notify::{AnswerError, Listener, Notification, RecvError};
 use crate::policy::{self, Surroundings};
@@ -788,8 +788,7 @@ impl Job {
 
 /// Its image is safe: the job ends here, and the front says where it is.
 fn end_here(saved: Saved, note: String, side: &mut SupervisorSide) -> Result<(), ControlError> {
-    ipc::remove(&saved.frozen.processes, &saved.ipc);
-    let ended = saved.frozen.kill();
+    let ended = saved.end();
     // Who waits for the front may restore the job at once.
     side.end(note);
     ended.map_err(|error| ControlError::refused(format!("cannot end the job: {error}")))

@@ -20,6 +20,7 @@ use crate::peers;
 use crate::transfer::ImageSink;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 use vrun_image::Writer;
@@ -32,8 +33,24 @@ use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Stored};
 pub struct Saved {
     pub frozen: FrozenJob,
     pub bytes: u64,
-    /// What of it this host still has, too.
-    pub ipc: Ipc,
+    left: Left,
+}
+
+/// What of a saved job its host still has, beside its processes.
+#[derive(Debug)]
+struct Left {
+    ipc: Ipc,
+    /// Copies of the ends of its own connections.
+    connections: Vec<OwnedFd>,
+}
+
+impl Saved {
+    /// Ends the job here: nothing of it runs another instruction, or is in its way when it is restored.
+    pub fn end(self) -> io::Result<()> {
+        ipc::remove(&self.frozen.processes, &self.left.ipc);
+        descriptors::reset(&self.left.connections);
+        self.frozen.kill()
+    }
 }
 
 fn rolled_back(what: impl std::fmt::Display) -> ControlError {
@@ -67,7 +84,7 @@ fn write_image<W: Write>(
     content: Content,
     office: &Office<'_>,
     inner: W,
-) -> Result<(W, Ipc), ControlError> {
+) -> Result<(W, Left), ControlError> {
     let pid = frozen.processes[0].pid();
     let pids: Vec<i32> = frozen.processes.iter().map(|process| process.pid()).collect();
     let refused = |reason| ControlError::refused(format!("the job cannot be saved now: {reason}"));
@@ -115,7 +132,11 @@ fn write_image<W: Write>(
             other => rolled_back(other),
         })?;
     descriptors.store(&mut writer)?;
-    Ok((writer.finish().map_err(image_error)?.0, job.ipc))
+    let left = Left {
+        ipc: job.ipc,
+        connections: descriptors.connections,
+    };
+    Ok((writer.finish().map_err(image_error)?.0, left))
 }
 
 /// An image that cannot be written; what the system says of it is what the user has to know ("No space left").
@@ -142,16 +163,16 @@ pub fn to_file(
         .prefix(".vrun-")
         .tempfile_in(directory)
         .map_err(unwritable)?;
-    let (frozen, (bytes, ipc)) = with_frozen(processes, |frozen| {
+    let (frozen, (bytes, left)) = with_frozen(processes, |frozen| {
         let buffered = BufWriter::with_capacity(1 << 20, file.as_file().try_clone().map_err(unwritable)?);
-        let (buffered, ipc) = write_image(frozen, content, office, buffered)?;
+        let (buffered, left) = write_image(frozen, content, office, buffered)?;
         let written: File = buffered.into_inner().map_err(|error| unwritable(error.into_error()))?;
         written.sync_all().map_err(unwritable)?;
         let bytes = written.metadata().map_err(unwritable)?.len();
         file.persist(path).map_err(|error| unwritable(error.error))?;
-        Ok((bytes, ipc))
+        Ok((bytes, left))
     })?;
-    Ok(Saved { frozen, bytes, ipc })
+    Ok(Saved { frozen, bytes, left })
 }
 
 /// A host that has accepted the offer and waits for the image to store.
@@ -190,10 +211,10 @@ pub fn to_host(
             with_files: true,
             compress: None,
         };
-        let (sink, ipc) = write_image(frozen, content, office, ImageSink::new(sender.clone()))?;
+        let (sink, left) = write_image(frozen, content, office, ImageSink::new(sender.clone()))?;
         let bytes = sink.finish().map_err(rolled_back)?;
         match receiver.recv_deadline(Instant::now() + office.config.timeouts.answer) {
-            Ok(Frame::Message(Message::Stored(Stored { id }))) => Ok((id, bytes, ipc)),
+            Ok(Frame::Message(Message::Stored(Stored { id }))) => Ok((id, bytes, left)),
             Ok(Frame::Message(Message::Failed(Reason { reason }))) => {
                 Err(rolled_back(format!("{host} could not store the image: {reason}")))
             }
@@ -202,9 +223,9 @@ pub fn to_host(
         }
     });
     match result {
-        Ok((frozen, (id, bytes, ipc))) => {
+        Ok((frozen, (id, bytes, left))) => {
             say_bye(office.config, &sender, &mut receiver);
-            Ok((id, Saved { frozen, bytes, ipc }))
+            Ok((id, Saved { frozen, bytes, left }))
         }
         Err(error) => {
             sender.shutdown();

@@ -224,7 +224,9 @@ pub const ROWS: &[Row] = {
         row(LocalIpc, "sysv_messages", "System V message queues").but(Survives, Home),
         row(LocalIpc, "posix_queue", "POSIX message queues").but(Survives, Home),
         row(LocalIpc, "internet_listener", "TCP listeners and UDP sockets"),
-        row(LocalIpc, "internet_sockets", "TCP connections").but(Refused("cannot be kept in a file"), Survives),
+        row(LocalIpc, "internet_sockets", "TCP connections inside the job"),
+        row(LocalIpc, "internet_datagrams", "datagrams in the queue of a UDP socket")
+            .but(Changes("they are lost, as the network may lose them"), Survives),
         row(SignalsAndTime, "signal_handlers", "handlers, their flags and masks"),
         row(
             SignalsAndTime,

@@ -28,6 +28,7 @@
 //! | … with a path      | a FIFO                                          | opened by its path, filled if it is empty     |
 //! | `Socket`           | a Unix socket whose other end is in the job     | made anew, with what was in it                |
 //! | … of the Internet  | a socket that is not connected to anybody       | bound and listening as it was                 |
+//! | …                  | both ends of a TCP connection                   | connected anew, with what was in it           |
 //! | `Event`, `Timer`,  | what `/proc/PID/fdinfo` says of them            | the same                                      |
 //! | `Signal`, `Epoll`, |                                                 |                                               |
 //! | `Inotify`          |                                                 |                                               |
@@ -49,6 +50,7 @@ mod place;
 mod sockets;
 mod streams;
 mod tables;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +75,7 @@ use paths::Created;
 pub use paths::{How, Note};
 use streams::Streams;
 use tables::{Description, Tables};
+pub use tcp::reset;
 
 /// What the kernel puts behind the path of a file that has none (`d_path`, `fs/d_path.c`).
 const DELETED: &[u8] = b" (deleted)";
@@ -199,6 +202,8 @@ pub struct Captured {
     pub queues: Vec<Held>,
     /// Keeps alive what `places` says of our own.
     passed: Vec<OwnedFd>,
+    /// Copies of the ends of TCP connections, for [`reset`].
+    pub connections: Vec<OwnedFd>,
 }
 
 /// What the processes have open: stopped ones that we may trace, parents before their children.
@@ -237,7 +242,11 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
         }
     };
 
-    let mut captured = Captured::default();
+    let tcp = tcp::Ends::find(&tables);
+    let mut captured = Captured {
+        connections: tcp::ends(&tables, &tcp)?,
+        ..Captured::default()
+    };
     // For each open file of the image, what it is made from, and the reverse.
     let mut origins: Vec<(usize, Option<(u32, bool)>)> = Vec::new();
     let mut known: HashMap<(Option<u32>, usize), u32> = HashMap::new();
@@ -273,6 +282,7 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
     let around = sockets::Surroundings {
         tables: &tables,
         unix: &unix,
+        tcp: &tcp,
         file: &|description| file_of.get(&description).copied(),
         by_inode: &|inode| by_inode.get(&inode).copied(),
     };

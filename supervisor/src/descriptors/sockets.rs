@@ -1,5 +1,5 @@
 //! Sockets: Unix ones whose other end is in the job, with everything that is in their queues, and Internet ones that are
-//! not connected to anybody.
+//! not connected to anybody, or to each other ([`super::tcp`]).
 //!
 //! *Capture.* What waits in a queue is peeked at (`MSG_PEEK` at an `SO_PEEK_OFF` that is put back), which also gives
 //! copies of passed descriptors. Who is connected to whom is asked of the kernel ([`super::diag`]).
@@ -20,7 +20,7 @@ use vrun_image::state::{Connection, FileKind, OpenFile, Socket, SocketMessage, S
 
 use super::diag::{self, UnixSocket};
 use super::tables::{Description, Tables, cannot};
-use super::{DescriptorError, Result, failed, kernel, show};
+use super::{DescriptorError, Result, failed, kernel, show, tcp};
 
 const UNIX: i32 = libc::AF_UNIX;
 /// `SIOCOUTQ`: bytes sent and not received.
@@ -29,7 +29,7 @@ const UNSENT: libc::Ioctl = 0x5411;
 const FILTER: i32 = 26;
 
 /// The options that are kept: level and name. Buffer sizes are given back doubled (socket(7)).
-const OPTIONS: [(i32, i32); 37] = {
+const OPTIONS: [(i32, i32); 38] = {
     use libc::{
         IP_FREEBIND, IP_MTU_DISCOVER, IP_MULTICAST_LOOP, IP_MULTICAST_TTL, IP_PKTINFO, IP_RECVERR, IP_RECVTTL, IP_TOS,
         IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP, IPV6_RECVPKTINFO,
@@ -50,6 +50,7 @@ const OPTIONS: [(i32, i32); 37] = {
         (SOL_SOCKET, SO_PRIORITY),
         (SOL_SOCKET, SO_SNDBUF),
         (SOL_SOCKET, SO_RCVBUF),
+        (SOL_SOCKET, tcp::BUFFERS_LOCK),
         (SOL_SOCKET, SO_RCVLOWAT),
         (SOL_SOCKET, SO_RCVTIMEO),
         (SOL_SOCKET, SO_SNDTIMEO),
@@ -193,6 +194,7 @@ fn set_offset(fd: BorrowedFd<'_>, offset: usize) -> io::Result<()> {
 pub(super) struct Surroundings<'a> {
     pub tables: &'a Tables,
     pub unix: &'a HashMap<u64, UnixSocket>,
+    pub tcp: &'a tcp::Ends,
     /// Index of a description in the image.
     pub file: &'a dyn Fn(usize) -> Option<u32>,
     /// Index in the image of the job's socket with this inode.
@@ -249,9 +251,23 @@ pub(super) fn capture(around: &Surroundings<'_>, index: usize, queue: Option<Que
             bytes = queue.bytes;
         }
         libc::AF_INET | libc::AF_INET6 if simple => {
-            socket.connection = match internet_connection(&fd, socket.kind).map_err(&refused)? {
-                Ok(connection) => connection,
-                Err(why) => return refuse(why),
+            let other = around.tcp.other(fd.as_fd()).filter(|other| *other != index);
+            socket.connection = match (other, other.and_then(around.file)) {
+                (Some(other), Some(file)) => {
+                    let other = around.tables.descriptions[other].fetch()?;
+                    match tcp::capture(fd.as_fd(), other.as_fd()).map_err(&refused)? {
+                        Ok((unread, ended)) => {
+                            (bytes, socket.shutdown) = (unread, if ended { 2 } else { 0 });
+                            socket.received = tcp::messages(&bytes);
+                            Connection::Peer { file }
+                        }
+                        Err(why) => return refuse(why),
+                    }
+                }
+                _ => match internet_connection(&fd, socket.kind).map_err(&refused)? {
+                    Ok(connection) => connection,
+                    Err(why) => return refuse(why),
+                },
             };
             if socket.connection == Connection::None && is_any(&socket.name) {
                 socket.name.clear();
@@ -271,7 +287,17 @@ fn is_any(name: &[u8]) -> bool {
 /// Options that are not as in a new socket.
 fn options(socket: &Socket, fd: BorrowedFd<'_>) -> io::Result<Vec<SocketOption>> {
     let fresh = kernel::socket(socket.family, socket.kind, socket.protocol)?;
+    // What a stream says of these is of no use, and cannot be set (`do_ip_setsockopt`, `net/ipv4/ip_sockglue.c`).
+    const MULTICAST: [(i32, i32); 4] = [
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
+        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+    ];
     let differs = |(level, name): (i32, i32)| {
+        if socket.kind == libc::SOCK_STREAM && MULTICAST.contains(&(level, name)) {
+            return None;
+        }
         let value = kernel::option(fd, level, name).ok()?;
         let default = kernel::option(fresh.as_fd(), level, name).ok()?;
         (value != default).then_some(SocketOption { level, name, value })
@@ -437,11 +463,38 @@ pub(super) fn restore(files: &[OpenFile]) -> Result<Restored> {
             _ => None,
         })
         .collect();
-    let named = |socket: &Socket| match path_of(&socket.name) {
-        Some(path) => path.as_os_str().as_bytes().to_vec(),
-        None => b"a socket".to_vec(),
+    let named = |socket: &Socket| match (tcp::show(&socket.name), path_of(&socket.name)) {
+        (Some(name), _) => name.into_bytes(),
+        (_, Some(path)) => path.as_os_str().as_bytes().to_vec(),
+        _ => b"a socket".to_vec(),
     };
     let broken = || DescriptorError::Changed("the image has a socket whose peer is none".to_owned());
+    // While these are made, something else listens where the job's listeners will.
+    for (index, socket) in sockets.iter().filter(|(_, socket)| socket.family != UNIX) {
+        let Connection::Peer { file } = socket.connection else {
+            continue;
+        };
+        if restored.made.contains_key(index) {
+            continue;
+        }
+        let peer = sockets.iter().find(|(other, _)| *other == file).ok_or_else(broken)?.1;
+        if !tcp::is(socket)
+            || !tcp::is(peer)
+            || peer.connection != (Connection::Peer { file: *index })
+            || file == *index
+        {
+            return Err(broken());
+        }
+        let listens = |(_, other): &(u32, &Socket)| {
+            matches!(other.connection, Connection::Listening { .. }) && tcp::same_port(other, socket)
+        };
+        let (client, server, to) = match sockets.iter().any(listens) {
+            true => (peer, *socket, [file, *index]),
+            false => (*socket, peer, [*index, file]),
+        };
+        let made = tcp::connect(client, server).map_err(|error| failed("connect again", &named(server), error))?;
+        restored.made.extend(to.into_iter().zip([made.0, made.1]));
+    }
     // First what others connect to.
     for (index, socket) in &sockets {
         let free = matches!(
@@ -538,6 +591,9 @@ impl Restored {
     fn bound(&mut self, socket: &Socket) -> io::Result<OwnedFd> {
         let fd = kernel::socket(socket.family, socket.kind, socket.protocol)?;
         set_options(fd.as_fd(), socket)?;
+        if tcp::is(socket) {
+            tcp::share_port(fd.as_fd())?;
+        }
         self.name(&fd, socket)?;
         Ok(fd)
     }
@@ -673,6 +729,10 @@ impl Restored {
                 });
                 continue;
             }
+            if socket.family != UNIX {
+                tcp::send(borrow(self, &senders, sender)?, bytes)?;
+                continue;
+            }
             let passed: Vec<RawFd> = message.files.iter().map(|file| number(*file)).collect();
             let sent = kernel::send(borrow(self, &senders, sender)?, bytes, &passed, &to)?;
             if sent != bytes.len() {
@@ -747,15 +807,19 @@ impl Restored {
                 }
                 continue;
             }
+            if tcp::is(socket) {
+                tcp::finish(fd, socket)?;
+            }
+            if socket.family != UNIX {
+                continue;
+            }
             let how = match socket.shutdown {
                 1 => rustix::net::Shutdown::Read,
                 2 => rustix::net::Shutdown::Write,
                 3 => rustix::net::Shutdown::Both,
                 _ => continue,
             };
-            if socket.family == UNIX {
-                rustix::net::shutdown(fd, how)?;
-            }
+            rustix::net::shutdown(fd, how)?;
         }
         self.others.clear();
         self.listeners.clear();
@@ -785,7 +849,7 @@ fn socket_pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-fn set_options(fd: BorrowedFd<'_>, socket: &Socket) -> io::Result<()> {
+pub(super) fn set_options(fd: BorrowedFd<'_>, socket: &Socket) -> io::Result<()> {
     for option in &socket.options {
         let key = (option.level, option.name);
         if !OPTIONS.contains(&key) {
