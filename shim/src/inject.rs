@@ -4,6 +4,10 @@
 //! the system call that was interrupted still pending restart exactly as the kernel left it: `orig_rax` and the
 //! kernel's restart code in `rax` are part of what is saved, and the thread's hidden restart block is not touched by
 //! any call that a script makes.
+//!
+//! **Traps.** A script ends with one, and a call is stepped over with one, while `SIGTRAP` is blocked like every other
+//! signal. The kernel then lets it in, and takes away what the process has chosen for it (`force_sig_info_to_task`,
+//! `kernel/signal.c`). So that is asked for before, without a trap, and put back.
 
 use crate::area;
 use crate::script::{self, Script};
@@ -11,16 +15,30 @@ use crate::tracee::{Result, Status, TraceError, Tracee};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A target that is ours for a while.
 #[derive(Debug)]
 pub struct Injection {
     tracee: Tracee,
-    /// One for all threads of a process.
-    memory: Arc<File>,
+    process: Arc<Target>,
+    /// It is the one that was begun first.
+    first: bool,
     saved: Option<(libc::user_regs_struct, u64)>,
 }
+
+/// One for all threads of a process.
+#[derive(Debug)]
+struct Target {
+    memory: File,
+    /// Whether the process catches SIGTRAP or ignores it.
+    minds_traps: OnceLock<bool>,
+    /// What it does about it, once a script was run.
+    trap: OnceLock<Action>,
+}
+
+/// A `struct kernel_sigaction` of x86_64: handler, flags, restorer, mask.
+pub type Action = [u64; 4];
 
 impl Injection {
     /// Takes over a stopped thread.
@@ -36,18 +54,28 @@ impl Injection {
                 tid,
                 source,
             })?;
-        Self::with(tracee, Arc::new(memory))
+        let process = Target {
+            memory,
+            minds_traps: OnceLock::new(),
+            trap: OnceLock::new(),
+        };
+        Self::with(tracee, Arc::new(process), true)
     }
 
     /// Takes over another stopped thread of the same process.
     pub fn beside(&self, tracee: Tracee) -> Result<Self> {
-        Self::with(tracee, Arc::clone(&self.memory))
+        Self::with(tracee, Arc::clone(&self.process), false)
     }
 
-    fn with(tracee: Tracee, memory: Arc<File>) -> Result<Self> {
+    fn with(tracee: Tracee, process: Arc<Target>, first: bool) -> Result<Self> {
         let saved = Some((tracee.registers()?, tracee.blocked()?));
         tracee.set_blocked(u64::MAX)?;
-        Ok(Self { tracee, memory, saved })
+        Ok(Self {
+            tracee,
+            process,
+            first,
+            saved,
+        })
     }
 
     /// The thread.
@@ -65,8 +93,66 @@ impl Injection {
         self.saved.as_ref().map(|(_, blocked)| *blocked)
     }
 
+    /// What the process does about SIGTRAP, if that is not the default and a script was run.
+    pub fn trap_action(&self) -> Option<Action> {
+        self.process.trap.get().copied()
+    }
+
+    /// Sets what the process does about SIGTRAP, after the last script. The vrun area must be there.
+    pub fn set_trap_action(&self, action: Action) -> Result<()> {
+        self.write(area::DATA.start, action.map(u64::to_le_bytes).as_flattened())?;
+        self.trap_call([area::DATA.start, 0])
+    }
+
+    /// Asks for what the first trap in the process would take away.
+    fn keep_trap_action(&self) -> Result<()> {
+        if self.minds_traps() && self.trap_action().is_none() {
+            self.trap_call([0, area::DATA.start])?;
+            let mut bytes = [0; 32];
+            self.read(area::DATA.start, &mut bytes)?;
+            let word = |at: usize| u64::from_le_bytes(bytes[8 * at..][..8].try_into().expect("8 bytes"));
+            let _ = self.process.trap.set(std::array::from_fn(word));
+        }
+        Ok(())
+    }
+
+    /// `rt_sigaction(2)` without a trap.
+    fn trap_call(&self, [new, old]: [u64; 2]) -> Result<()> {
+        let arguments = [libc::SIGTRAP as u64, new, old, 8, 0, 0];
+        self.prepare_call(area::GATE, libc::SYS_rt_sigaction, arguments)?;
+        self.tracee.make_call()?;
+        match self.tracee.registers()?.rax as i64 {
+            0 => Ok(()),
+            error => Err(os("ask for an action of", self.tracee.tid(), error)),
+        }
+    }
+
+    /// From `/proc/PID/status`.
+    fn minds_traps(&self) -> bool {
+        *self.process.minds_traps.get_or_init(|| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.tracee.tid())).unwrap_or_default();
+            let masks = status.lines().filter_map(|line| {
+                let line = line.strip_prefix("SigIgn:").or_else(|| line.strip_prefix("SigCgt:"))?;
+                u64::from_str_radix(line.trim(), 16).ok()
+            });
+            masks.fold(0, |all, mask| all | mask) & 1 << (libc::SIGTRAP - 1) != 0
+        })
+    }
+
     /// Makes one system call at `instruction`, the address of a `syscall` instruction, by stepping over it.
     pub fn call_at(&self, instruction: u64, number: i64, arguments: [u64; 6]) -> Result<i64> {
+        self.prepare_call(instruction, number, arguments)?;
+        match self.minds_traps() {
+            true => self.tracee.make_call()?,
+            false => {
+                self.tracee.single_step()?;
+                self.tracee.set_blocked(u64::MAX)?;
+            }
+        }
+        Ok(self.tracee.registers()?.rax as i64)
+    }
+
+    fn prepare_call(&self, instruction: u64, number: i64, arguments: [u64; 6]) -> Result<()> {
         let mut registers = self.tracee.registers()?;
         let [rdi, rsi, rdx, r10, r8, r9] = arguments;
         registers.rip = instruction;
@@ -74,9 +160,7 @@ impl Injection {
         registers.orig_rax = u64::MAX; // not in a system call: the kernel must not restart anything
         (registers.rdi, registers.rsi, registers.rdx) = (rdi, rsi, rdx);
         (registers.r10, registers.r8, registers.r9) = (r10, r8, r9);
-        self.tracee.set_registers(&registers)?;
-        self.tracee.single_step()?;
-        Ok(self.tracee.registers()?.rax as i64)
+        self.tracee.set_registers(&registers)
     }
 
     /// Maps the vrun area unless it is there already. `instruction` is the address of any `syscall` instruction.
@@ -84,7 +168,7 @@ impl Injection {
         let tid = self.tracee.tid();
         let gate = script::gate_page();
         let mut present = vec![0; gate.len()];
-        if self.memory.read_exact_at(&mut present, area::GATE).is_ok() && present == gate {
+        if self.process.memory.read_exact_at(&mut present, area::GATE).is_ok() && present == gate {
             return Ok(());
         }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
@@ -127,6 +211,7 @@ impl Injection {
     /// `PTRACE_O_TRACEFORK`; gives these too, in their order, stopped before their first instruction.
     pub fn run_births(&self, script: &Script, code_base: u64) -> Result<(Vec<i64>, Vec<Tracee>)> {
         let tid = self.tracee.tid();
+        self.keep_trap_action()?;
         self.load(script, code_base)?;
         let mut born = Vec::new();
         let signal = self.go(&mut born)?;
@@ -206,7 +291,11 @@ impl Injection {
         self.tracee.resume(0)?;
         loop {
             match self.tracee.wait_stop()? {
-                Status::Stopped(signal) => return Ok(signal),
+                Status::Stopped(signal) => {
+                    // The trap has let its own signal in, and one of these may wait.
+                    self.tracee.set_blocked(u64::MAX)?;
+                    return Ok(signal);
+                }
                 Status::Event {
                     event: libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK,
                     ..
@@ -231,14 +320,16 @@ impl Injection {
 
     /// Writes to the target, whatever the protection of private memory there.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        self.memory
+        self.process
+            .memory
             .write_all_at(bytes, address)
             .map_err(|source| self.memory_error("write to the memory of", source))
     }
 
     /// Reads from the target, whatever the protection.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
-        self.memory
+        self.process
+            .memory
             .read_exact_at(bytes, address)
             .map_err(|source| self.memory_error("read the memory of", source))
     }
@@ -265,6 +356,9 @@ impl Injection {
 
     fn restore(&mut self) -> Result<()> {
         if let Some((registers, blocked)) = self.saved.take() {
+            if let Some(action) = self.trap_action().filter(|_| self.first) {
+                self.set_trap_action(action)?;
+            }
             self.tracee.set_registers(&registers)?;
             self.tracee.set_blocked(blocked)?;
         }

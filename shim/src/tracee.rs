@@ -80,6 +80,17 @@ impl Status {
         }
     }
 
+    /// The stop for an interrupt (or a group stop).
+    fn is_interrupt(&self) -> bool {
+        matches!(
+            self,
+            Self::Event {
+                event: libc::PTRACE_EVENT_STOP,
+                ..
+            }
+        )
+    }
+
     /// Whether the process is over.
     pub fn is_end(self) -> bool {
         matches!(self, Self::Exited(_) | Self::Killed { .. })
@@ -462,17 +473,33 @@ impl Tracee {
 
     /// Executes one instruction and waits for the trap after it.
     pub fn single_step(self) -> Result<()> {
-        loop {
-            self.request("step", libc::PTRACE_SINGLESTEP, 0, 0)?;
-            match self.wait_stop()? {
-                Status::Stopped(libc::SIGTRAP) => return Ok(()),
-                // An interrupt that came when it had stopped already, before the instruction.
-                Status::Event {
-                    event: libc::PTRACE_EVENT_STOP,
-                    ..
-                } => {}
-                status => return Err(TraceError::Unexpected { tid: self.tid, status }),
-            }
+        while !self.goes_to(libc::PTRACE_SINGLESTEP, &|status| {
+            *status == Status::Stopped(libc::SIGTRAP)
+        })? {}
+        Ok(())
+    }
+
+    /// Makes the system call that it stands before, and waits behind it. Other than a step that takes no signal.
+    pub fn make_call(self) -> Result<()> {
+        // One stop before the call and one after it.
+        for _ in 0..2 {
+            while !self.goes_to(libc::PTRACE_SYSCALL, &|status| {
+                *status == Status::Stopped(libc::SIGTRAP)
+            })? {}
+        }
+        // From there the kernel would not look whether a call that was interrupted before is to be made again.
+        self.interrupt()?;
+        while !self.goes_to(libc::PTRACE_CONT, &Status::is_interrupt)? {}
+        Ok(())
+    }
+
+    /// Lets it run to its next stop. False: that was for an interrupt which came when it had stopped already.
+    fn goes_to(self, how: libc::c_uint, wanted: &dyn Fn(&Status) -> bool) -> Result<bool> {
+        self.request("continue", how, 0, 0)?;
+        match self.wait_stop()? {
+            status if wanted(&status) => Ok(true),
+            status if status.is_interrupt() => Ok(false),
+            status => Err(TraceError::Unexpected { tid: self.tid, status }),
         }
     }
 

@@ -662,7 +662,8 @@ fn leave_vdso(tracee: Tracee, maps: &[MapsEntry]) -> std::result::Result<(), Tra
         return Ok(());
     }
     let blocked = tracee.blocked()?;
-    tracee.set_blocked(u64::MAX)?;
+    // A step traps, and that is not to take a handler away.
+    tracee.set_blocked(blocked | !(1 << (libc::SIGTRAP - 1)))?;
     while inside()? {
         tracee.single_step()?;
     }

@@ -234,6 +234,10 @@ impl Restorer {
         let arguments = [self.region.start, self.region.end - self.region.start];
         script.call("unmap the restorer", libc::SYS_munmap, &arguments);
         self.injection.run(&script)?;
+        let trap = attributes::signals::action(process, libc::SIGTRAP);
+        if trap != [0; 4] {
+            self.injection.set_trap_action(trap)?;
+        }
         threads.insert(0, self.injection);
         let threads = threads.into_iter().zip(&process.threads).map(|(injection, thread)| {
             let tracee = injection.keep();

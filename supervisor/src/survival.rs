@@ -228,6 +228,7 @@ pub const ROWS: &[Row] = {
         row(LocalIpc, "internet_datagrams", "datagrams in the queue of a UDP socket")
             .but(Changes("they are lost, as the network may lose them"), Survives),
         row(SignalsAndTime, "signal_handlers", "handlers, their flags and masks"),
+        row(SignalsAndTime, "trap_signal", "SIGTRAP caught, ignored, blocked"),
         row(
             SignalsAndTime,
             "pending_signals",

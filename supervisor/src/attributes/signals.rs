@@ -38,7 +38,8 @@ impl Questions {
     pub(super) fn read(self, answers: &Answers<'_>) -> Result<Vec<SignalAction>> {
         let mut found = Vec::new();
         for (signal, address) in self.actions {
-            let [handler, flags, restorer, mask] = answers.words(address)?;
+            let trap = answers.injection.trap_action().filter(|_| signal == libc::SIGTRAP);
+            let [handler, flags, restorer, mask] = trap.map_or_else(|| answers.words(address), Ok)?;
             if (handler, flags, mask) != (0, 0, 0) {
                 found.push(SignalAction {
                     signal,
@@ -136,14 +137,17 @@ fn is_same(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
+/// `struct kernel_sigaction`: handler, flags, restorer, mask. Those not in the image are the default: all zero.
+pub fn action(process: &Process, signal: i32) -> [u64; 4] {
+    let action = process.signals.actions.iter().find(|action| action.signal == signal);
+    action.map_or([0; 4], |action| {
+        [action.handler, action.flags, action.restorer, action.mask]
+    })
+}
+
 pub(super) fn process_steps(script: &mut Script, process: &Process) {
     for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
-        // struct kernel_sigaction: handler, flags, restorer, mask. Those not in the image are the default: all zero.
-        let action = process.signals.actions.iter().find(|action| action.signal == signal);
-        let action = action.map_or([0; 4], |action| {
-            [action.handler, action.flags, action.restorer, action.mask]
-        });
-        let address = script.data(&words(&action));
+        let address = script.data(&words(&action(process, signal)));
         let arguments = [signal as u64, address, 0, 8];
         let what = format_args!("set what signal {signal} does");
         script.call(what, libc::SYS_rt_sigaction, &arguments);

@@ -46,7 +46,7 @@ static int slurp(const char *path, char *to, int room) {
    untag_mask, x86_Thread.. : of the CPU's kernel
    maps      neighbours of equal rights may be one area or two; mapped files are copies away from home, so names and
              offsets are not compared; the pages below 0x60000 are ours; vvar and vsyscall are the kernel's
-   ..Pnd     pending signals reach a guest one after the other; the rows look at them one by one
+   ..Pnd     timers go on; signals that are read from a descriptor wait at the origin; the rows look at them one by one
    ipc       who used a System V object last cannot be set again, so it is not looked at
    fds       numbers of pipes, sockets and mounts are those of another kernel; a file that had no name has none, but not
              that one, and it is not known whether it ever had one (O_TMPFILE) */
