@@ -280,7 +280,14 @@ impl Tracee {
                 Status::Event {
                     event: libc::PTRACE_EVENT_STOP,
                     signal,
-                } => return Ok(Some(signal)),
+                } => {
+                    if !self.has_faulted()? {
+                        return Ok(Some(signal));
+                    }
+                    // The interrupt came between the fault and its signal, which would come before that of any trap.
+                    self.resume(0)?;
+                    self.interrupt()?;
+                }
                 Status::Event { .. } => self.resume(0)?,
                 Status::Stopped(signal) => {
                     let info = self.signal_info()?;
@@ -296,6 +303,15 @@ impl Tracee {
             }
         }
         Ok(None)
+    }
+
+    /// Whether it is about to get the signal of a fault.
+    fn has_faulted(self) -> Result<bool> {
+        let lets_in = !self.blocked()?;
+        let pending = self.pending(false)?;
+        Ok(pending
+            .iter()
+            .any(|info| is_fault(info) && lets_in & 1 << (info[0] - 1) != 0))
     }
 
     /// General registers.
