@@ -117,8 +117,7 @@ impl SupervisorSide {
         }
     }
 
-    /// Tells the front that the job does not go on here, and waits until it has said so. To be called while the program
-    /// still holds its streams: with it gone, who reads them may have seen the end of the file already.
+    /// Tells the front, which holds the job's streams, that the job does not go on here, and waits until it has said so.
     pub fn end(&mut self, note: String) {
         const PATIENCE: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 2, tv_nsec: 0 };
         if let Some(socket) = self.socket.take()
