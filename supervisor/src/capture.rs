@@ -590,8 +590,12 @@ impl FrozenJob {
     /// Lets everything go on as if nothing had been.
     pub fn release(self) -> Result<()> {
         let mut result = Ok(());
-        for process in self.processes {
-            result = result.and(process.release());
+        for (index, process) in self.processes.into_iter().enumerate() {
+            match process.release() {
+                // What runs already may have ended it.
+                Err(CaptureError::Trace(TraceError::Gone(_))) if index > 0 => {}
+                released => result = result.and(released),
+            }
         }
         result
     }
@@ -878,9 +882,12 @@ impl Frozen {
     /// Lets the process go on as if nothing had been; an interrupted call restarts by the kernel's own rules.
     pub fn release(self) -> Result<()> {
         let mut result = Ok(());
-        for thread in self.threads {
-            let released = thread.injection.finish().and_then(|tracee| tracee.detach(0));
-            result = result.and(released);
+        for (index, thread) in self.threads.into_iter().enumerate() {
+            match thread.injection.finish().and_then(|tracee| tracee.detach(0)) {
+                // What runs already may have ended it.
+                Err(TraceError::Gone(_)) if index > 0 => {}
+                released => result = result.and(released),
+            }
         }
         Ok(result?)
     }

@@ -90,7 +90,11 @@ impl Restored {
 
     /// Lets it run on its own.
     pub fn release(self) -> std::result::Result<(), TraceError> {
-        self.threads.iter().try_for_each(|thread| thread.detach(0))
+        self.threads.iter().try_for_each(|thread| match thread.detach(0) {
+            // What runs already may have ended it.
+            Err(TraceError::Gone(_)) => Ok(()),
+            result => result,
+        })
     }
 }
 
