@@ -788,10 +788,10 @@ impl Job {
 
 /// Its image is safe: the job ends here, and the front says where it is.
 fn end_here(saved: Saved, note: String, side: &mut SupervisorSide) -> Result<(), ControlError> {
-    let ended = saved.end();
-    // Who waits for the front may restore the job at once.
     side.end(note);
-    ended.map_err(|error| ControlError::refused(format!("cannot end the job: {error}")))
+    saved
+        .end()
+        .map_err(|error| ControlError::refused(format!("cannot end the job: {error}")))
 }
 
 /// A client's thread: finds the host that the request is about, hands it to the main thread and waits for what comes of it.
