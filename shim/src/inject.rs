@@ -291,6 +291,10 @@ impl Injection {
         self.tracee.resume(0)?;
         loop {
             match self.tracee.wait_stop()? {
+                // A stop of job control that began meanwhile, which nobody can block: a thread that is traced goes on.
+                Status::Stopped(signal @ (libc::SIGSTOP | libc::SIGTTIN | libc::SIGTTOU)) => {
+                    self.tracee.resume(signal)?;
+                }
                 Status::Stopped(signal) => {
                     // The trap has let its own signal in, and one of these may wait.
                     self.tracee.set_blocked(u64::MAX)?;

@@ -211,6 +211,16 @@ impl Tracee {
         self.request("detach from", libc::PTRACE_DETACH, 0, signal as usize)
     }
 
+    /// The same for a thread that stands behind a script. A `SIGCONT` that came meanwhile has continued its process, but is
+    /// told to the parent only by a thread that begins to look for signals (`get_signal`, `kernel/signal.c`): so does
+    /// one that has stopped for our interrupt, and not one that has stopped for a trap.
+    pub fn let_go(self) -> Result<()> {
+        self.interrupt()?;
+        self.resume(0)?;
+        self.wait_halted()?;
+        self.detach(0)
+    }
+
     /// Waits for its next stop or end.
     pub fn wait(self) -> Result<Status> {
         match wait(self.tid, 0) {
@@ -259,6 +269,68 @@ impl Tracee {
         }
     }
 
+    /// Waits until it stops for our interrupt, or in a group stop (job control); gives the signal of that, or `SIGTRAP`. What
+    /// comes in between is delivered.
+    pub fn wait_halted(self) -> Result<i32> {
+        loop {
+            match self.wait_stop()? {
+                Status::Event {
+                    event: libc::PTRACE_EVENT_STOP,
+                    signal,
+                } => return Ok(signal),
+                Status::Stopped(signal) => self.resume(signal)?,
+                _ => self.resume(0)?,
+            }
+        }
+    }
+
+    /// Stops its process by job control: this thread, which is stopped and stays so, gets the signal, whose action has to be
+    /// the default. One that is traced goes on in a group stop as long as its tracer wants, and takes part in it when it is
+    /// let go. Where the kernel ignores the signal, in a group that nobody looks after (setpgid(2), "orphaned process
+    /// group"), `SIGSTOP` takes its place. Nothing is done if the process is continued at the same time.
+    pub fn stop_process(self, pid: i32, signal: i32) -> Result<()> {
+        let blocked = self.blocked()?;
+        self.set_blocked(blocked & !(1 << (signal - 1)))?;
+        // SAFETY: plain numbers.
+        if unsafe { libc::syscall(libc::SYS_tgkill, pid, self.tid, signal) } == -1 {
+            return Err(self.error("stop"));
+        }
+        self.resume(0)?;
+        let mut delivered = false;
+        let stopped = loop {
+            match self.wait_stop()? {
+                Status::Stopped(number) => {
+                    if number == signal {
+                        // So that it does not go on if that is ignored.
+                        self.interrupt()?;
+                        delivered = true;
+                    }
+                    self.resume(number)?;
+                }
+                Status::Event {
+                    event: libc::PTRACE_EVENT_STOP,
+                    signal: libc::SIGTRAP,
+                } => {
+                    let waits = |info: &[u8; SIGINFO]| info[..4] == signal.to_le_bytes();
+                    if delivered {
+                        break signal == libc::SIGSTOP;
+                    } else if !self.pending(false)?.iter().any(waits) {
+                        break true; // SIGCONT has taken it away
+                    }
+                    self.resume(0)?;
+                }
+                Status::Event { .. } if delivered => break true,
+                _ => self.resume(0)?,
+            }
+        };
+        self.set_blocked(blocked)?;
+        if stopped {
+            Ok(())
+        } else {
+            self.stop_process(pid, libc::SIGSTOP)
+        }
+    }
+
     /// Waits until it stops for our interrupt, keeping what else happens: signals that would have been delivered meanwhile
     /// are given back for the caller to deliver later, in order, with their `siginfo_t`.
     pub fn wait_interrupted(self) -> Result<Vec<[u8; SIGINFO]>> {
@@ -269,6 +341,7 @@ impl Tracee {
 
     /// The same without waiting: the signal of the group stop (job control) that it is in, or `SIGTRAP`, once it has
     /// stopped; nothing before.
+    /// `SIGSTOP`, which nobody can keep waiting, is not held up.
     pub fn has_interrupted(self, signals: &mut Vec<[u8; SIGINFO]>) -> Result<Option<i32>> {
         self.look_interrupted(signals, libc::WNOHANG)
     }
@@ -289,6 +362,7 @@ impl Tracee {
                     self.interrupt()?;
                 }
                 Status::Event { .. } => self.resume(0)?,
+                Status::Stopped(libc::SIGSTOP) if flags != 0 => self.resume(libc::SIGSTOP)?,
                 Status::Stopped(signal) => {
                     let info = self.signal_info()?;
                     if is_fault(&info) {
@@ -511,11 +585,16 @@ impl Tracee {
 
     /// Lets it run to its next stop. False: that was for an interrupt which came when it had stopped already.
     fn goes_to(self, how: libc::c_uint, wanted: &dyn Fn(&Status) -> bool) -> Result<bool> {
-        self.request("continue", how, 0, 0)?;
-        match self.wait_stop()? {
-            status if wanted(&status) => Ok(true),
-            status if status.is_interrupt() => Ok(false),
-            status => Err(TraceError::Unexpected { tid: self.tid, status }),
+        let mut signal = 0;
+        loop {
+            self.request("continue", how, 0, signal as usize)?;
+            match self.wait_stop()? {
+                status if wanted(&status) => return Ok(true),
+                // A stop of job control that began meanwhile: what was wanted is still to come.
+                Status::Stopped(libc::SIGSTOP) => signal = libc::SIGSTOP,
+                status if status.is_interrupt() => return Ok(false),
+                status => return Err(TraceError::Unexpected { tid: self.tid, status }),
+            }
         }
     }
 

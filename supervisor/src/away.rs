@@ -245,6 +245,7 @@ impl Courier {
             && let Some(deputy) = self.desk.deputy(process)
         {
             deputy.stop_told.store(false, Ordering::Relaxed);
+            deputy.stopping.store(false, Ordering::Relaxed);
         }
         if let Err(error) = self.line.send(&Message::Signal(signal)) {
             // Mostly one that came in between the guest's end and the deputy's.
@@ -681,16 +682,23 @@ impl Away {
     }
 
     /// Looks after deputies that are being stopped. A stop is complete, and told to the parent, when the threads that wait for
-    /// work take part in it. The guest is told too: we may not hear of it from the parent, who need not want to know.
-    pub fn complete_stops(&self) {
-        let stopped = |member: &&Member| crate::front::is_stopped(member.deputy.pid());
-        for member in self.members.iter().filter(stopped) {
-            member.deputy.kick();
-            self.deputy_stopped(Stopped {
-                process: member.deputy.process(),
-                signal: libc::SIGSTOP,
-            });
+    /// work take part in it. The guest is told too: we may not hear of it from the parent, who need not want to know. True:
+    /// one is about to stop.
+    pub fn complete_stops(&self) -> bool {
+        let mut about_to = false;
+        for member in &self.members {
+            let deputy = &member.deputy;
+            if crate::front::is_stopped(deputy.pid()) {
+                deputy.stopping.store(false, Ordering::Relaxed);
+                deputy.kick();
+                self.deputy_stopped(Stopped {
+                    process: deputy.process(),
+                    signal: libc::SIGSTOP,
+                });
+            }
+            about_to |= deputy.stopping.load(Ordering::Relaxed);
         }
+        about_to
     }
 
     /// A deputy was stopped by a signal.
@@ -727,11 +735,11 @@ impl Away {
         let mut left = self.members.len();
         let ended = RefCell::new(Vec::new());
         let mut gone = None;
-        let mut stops = Vec::new();
+        let mut stops: Vec<Stopped> = Vec::new();
         let next = || loop {
             match pieces.recv_timeout(patience) {
                 // These may cross with our Recall.
-                Ok(Incoming::Piece(Piece::Said(Message::GuestStopped(stopped)))) => stops.push(stopped.process),
+                Ok(Incoming::Piece(Piece::Said(Message::GuestStopped(stopped)))) => stops.push(stopped),
                 Ok(Incoming::Piece(Piece::Said(Message::GoHome(_) | Message::GuestContinued(_)))) => {}
                 Ok(Incoming::Piece(Piece::Said(Message::Exited(exited)))) => {
                     ended.borrow_mut().push(exited);
@@ -773,14 +781,17 @@ impl Away {
                     tracing::warn!("cannot tell {} to end the guest: {error}", self.host);
                 }
                 ended.iter().for_each(|exited| self.end_one(exited, office.desk));
-                for member in &self.members {
-                    office.desk.leave(&member.deputy);
-                    if stops.contains(&member.deputy.process()) {
-                        // It was stopped when it was frozen, and stays so.
-                        let _ = crate::sys::kill(member.deputy.pid(), libc::SIGSTOP);
-                    }
-                }
+                self.members.iter().for_each(|member| office.desk.leave(&member.deputy));
                 for process in restored {
+                    let leader = process.threads()[0];
+                    let of = |member: &&Member| member.deputy.pid() == leader.tid();
+                    let number = self.members.iter().find(of).map(|member| member.deputy.process());
+                    // It was stopped when it was frozen, and stays so.
+                    if let Some(stop) = stops.iter().find(|stop| Some(stop.process) == number)
+                        && let Err(error) = leader.stop_process(leader.tid(), stop.signal)
+                    {
+                        tracing::warn!("process {} cannot be stopped again: {error}", stop.process);
+                    }
                     process.release().map_err(|error| HomeError::Lost(error.to_string()))?;
                 }
                 let elapsed = started.elapsed().as_micros() as u64;
@@ -801,6 +812,7 @@ impl Away {
                     _ => error,
                 };
                 self.settle_again(rest, office)?;
+                stops.iter().for_each(|stop| guest_stopped(*stop, office.desk));
                 let told = self.sender.send(&Message::Resume(Reason {
                     reason: clip(reason.clone()),
                 }));
@@ -866,6 +878,15 @@ impl Away {
             }
         }
         Ok(())
+    }
+}
+
+/// A process of a guest was stopped by its own job control: so is its deputy, and its parent is told.
+pub fn guest_stopped(stopped: Stopped, desk: &Desk) {
+    if let Some(deputy) = desk.deputy(stopped.process)
+        && let Err(error) = deputy.stop(stopped.signal)
+    {
+        tracing::debug!("deputy {} cannot be stopped: {error}", deputy.pid());
     }
 }
 
@@ -941,6 +962,12 @@ where
         }
     }
     // No signal can be fetched any more: these are all that the guest did not get.
+    let is_stopped = |threads: &[Retired]| threads.iter().any(|thread| thread.stopped);
+    let stopped: Vec<i32> = deputies
+        .iter()
+        .zip(&retired)
+        .filter_map(|(deputy, (_, threads))| is_stopped(threads).then_some(deputy.process()))
+        .collect();
     for Letter { process, thread, info } in courier.kept() {
         let Some(process) = job.processes.iter_mut().find(|one| one.pid == process) else {
             continue;
@@ -949,6 +976,19 @@ where
             Some(thread) => thread.pending.push(info.to_vec()),
             None => process.signals.pending.push(info.to_vec()),
         }
+    }
+    // A stop takes back a SIGCONT that was sent before (signal(7)); queued now, that would end the stop.
+    for process in job
+        .processes
+        .iter_mut()
+        .filter(|process| stopped.contains(&process.pid))
+    {
+        let other = |info: &Vec<u8>| info.first() != Some(&(libc::SIGCONT as u8));
+        process.signals.pending.retain(other);
+        process
+            .threads
+            .iter_mut()
+            .for_each(|thread| thread.pending.retain(other));
     }
     let build = || -> Result<Vec<Restored>, GuestError> {
         let mut restorers = Vec::with_capacity(deputies.len());

@@ -883,7 +883,8 @@ impl Frozen {
     pub fn release(self) -> Result<()> {
         let mut result = Ok(());
         for (index, thread) in self.threads.into_iter().enumerate() {
-            match thread.injection.finish().and_then(|tracee| tracee.detach(0)) {
+            let release = |tracee: Tracee| if index == 0 { tracee.let_go() } else { tracee.detach(0) };
+            match thread.injection.finish().and_then(release) {
                 // What runs already may have ended it.
                 Err(TraceError::Gone(_)) if index > 0 => {}
                 released => result = result.and(released),

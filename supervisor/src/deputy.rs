@@ -21,6 +21,11 @@
 //! leave. One that has no call any more would stop only with its next order: it is told to ask again, so that the usher
 //! never waits for long. A cancelled call is answered even if its process is stopped: the guest cannot stop before.
 //!
+//! **Stops.** Whether a process is stopped by job control is its deputy's to know, wherever the body is: its parent and its
+//! shell look at it, and SIGCONT goes to it. It is stopped with all its threads, and stays so while it is emptied and
+//! rebuilt: a traced thread goes on in a group stop, and is in it again when it is let go (ptrace(2)). A guest that is
+//! stopped by what it got (SIGTSTP that it does not catch) has its deputy stopped in the same way ([`Deputy::stop`]).
+//!
 //! Every door call is answered by the thread that holds what it waits for; there is no lock order beyond the one
 //! mutex. Invariants: at most one call is with an executor; `parked` is the notification of one that waits for
 //! work, and then no call is current.
@@ -32,10 +37,9 @@ use crate::proc::{ProcDir, ProcError};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::thread;
-use std::time::Duration;
 use vrun_remote_io::call::{Call, Reply};
 use vrun_remote_io::executor::{self, Plan};
 use vrun_remote_io::message::{ExitStatus, Stopped};
@@ -66,8 +70,6 @@ const FETCHED: u64 = 64;
 /// What a parked thread other than the leader fetches: signals that do not queue, and the two of the C library's own that
 /// are only ever sent to a thread.
 const UNQUEUED: u64 = (1 << 33) - 1;
-/// How often it is looked whether a process still lives whose executors are waited for.
-const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeputyError {
@@ -125,10 +127,10 @@ pub struct Deputy {
     confinement: Vec<u8>,
     usher: mpsc::Sender<Errand>,
     state: Mutex<State>,
-    /// One more has been told to leave.
-    come: Condvar,
     /// The guest knows that the process is stopped, and of no `SIGCONT` since.
     pub stop_told: AtomicBool,
+    /// [`Deputy::stop`] was called; it has neither stopped nor gone on since.
+    pub stopping: AtomicBool,
 }
 
 /// What stays of a process beside its threads and what they hold.
@@ -155,6 +157,8 @@ pub struct Retired {
     pub tracee: Tracee,
     /// Its TID as the job sees it.
     pub tid: i32,
+    /// Its process is stopped by job control, and will be when it is let go.
+    pub stopped: bool,
 }
 
 /// What an usher is to do.
@@ -162,8 +166,8 @@ pub struct Retired {
 enum Errand {
     /// Make the call at a station return, if it is still the one to be cancelled.
     Interrupt(Weak<Deputy>, usize, u64),
-    /// Wait for the end of these threads, and say so.
-    SeeOut(Vec<i32>, mpsc::Sender<()>),
+    /// Wait for the end of all threads of a process but these, which have been told to leave, and say so.
+    SeeOut(i32, Vec<i32>, mpsc::Sender<()>),
 }
 
 /// The deputies that the thread at the door serves at the moment. Between a deputy's first call and its registration here
@@ -305,7 +309,7 @@ struct State {
     creating: bool,
     /// The kernel gives us no more of them.
     exhausted: bool,
-    /// No new work: the executors are told to leave.
+    /// No new work: foreman and executors are told to leave.
     retiring: bool,
     /// Nothing comes of any call any more.
     closed: bool,
@@ -325,8 +329,6 @@ struct Station {
     ushered: bool,
     /// It blocks SIGTTOU: [`Call::unstoppable`].
     unstoppable: bool,
-    /// It has been told to leave.
-    left: bool,
 }
 
 /// A call that is not one to be executed; it has been answered.
@@ -417,9 +419,12 @@ impl Deputy {
         injection.run(&foreman_script())?;
         let memory = TargetMemory::open(pid)?;
         leader.set_registers(&registers)?;
+        // The scripts' traps have let their own signal in.
+        leader.set_blocked(u64::MAX)?;
         injection.keep();
-        for thread in threads {
-            match thread.detach(0) {
+        let others = threads[1..].iter().map(|thread| thread.detach(0));
+        for released in std::iter::once(leader.let_go()).chain(others) {
+            match released {
                 Ok(()) | Err(TraceError::Gone(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -440,8 +445,8 @@ impl Deputy {
             confinement,
             usher: desk.usher()?,
             state: Mutex::new(state),
-            come: Condvar::new(),
             stop_told: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
         }))
     }
 
@@ -729,11 +734,9 @@ impl Deputy {
             state.idle.clear();
             for station in &mut state.stations {
                 if let Some(parked) = station.parked.take() {
-                    station.left = true;
                     let _ = self.listener.answer(parked, area::EXECUTOR_EXIT);
                 }
             }
-            self.come.notify_all();
             return;
         }
         while !state.queue.is_empty() {
@@ -927,27 +930,16 @@ impl Deputy {
     /// to be rebuilt, or to be settled again. Gives them, the leader first. To be called by the main thread, while another
     /// serves the door, with no call outstanding.
     pub fn retire(&self) -> Result<Vec<Retired>> {
-        let leaving = {
+        {
             let mut state = self.lock();
             state.retiring = true;
             self.dispatch(&mut state);
-            while state.stations.iter().any(|station| !station.left) {
-                let alive = ProcDir::open(self.pid)?.stat()?;
-                if matches!(alive.state, b'Z' | b'X') {
-                    return Err(TraceError::Gone(self.pid).into());
-                }
-                state = self
-                    .come
-                    .wait_timeout(state, LOOK)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
-            }
-            state.stations.iter().map(|station| station.tid).collect()
-        };
+        }
         // By the usher, who may be tracing one of them.
         let (gone, seen_out) = mpsc::channel();
+        let parked = self.threads.iter().map(|thread| thread.tid).collect();
         self.usher
-            .send(Errand::SeeOut(leaving, gone))
+            .send(Errand::SeeOut(self.pid, parked, gone))
             .map_err(|_| TraceError::Gone(self.pid))?;
         seen_out.recv().map_err(|_| TraceError::Gone(self.pid))?;
         let mut stopping = Vec::with_capacity(self.threads.len());
@@ -957,10 +949,25 @@ impl Deputy {
             stopping.push(Retired {
                 tracee,
                 tid: thread.inner,
+                stopped: false,
             });
         }
-        stopping.iter().try_for_each(|thread| stop_waiting(thread.tracee))?;
+        for thread in &mut stopping {
+            thread.stopped = stop_waiting(thread.tracee)?;
+        }
         Ok(stopping)
+    }
+
+    /// Stops the process by job control, as the guest was. To be called by the main thread. The stop is complete after a
+    /// [`Deputy::kick`] when the leader has stopped: who is told of it may look at the leader.
+    pub fn stop(&self, signal: i32) -> Result<()> {
+        self.stopping.store(true, Ordering::Relaxed);
+        let leader = Tracee::seize(self.pid, 0)?;
+        leader.interrupt()?;
+        if leader.wait_halted()? == libc::SIGTRAP {
+            leader.stop_process(self.pid, signal)?;
+        }
+        Ok(leader.detach(0)?)
     }
 
     /// Ends threads of a retired deputy that the program has no more.
@@ -1025,18 +1032,34 @@ impl Deputy {
     }
 }
 
-/// Waits until a parked thread that was interrupted stands in its wait for signals.
-fn stop_waiting(thread: Tracee) -> Result<()> {
+/// Waits until a parked thread that was interrupted stands in its wait for signals; whether its process is stopped.
+fn stop_waiting(thread: Tracee) -> Result<bool> {
     loop {
-        thread.wait_interrupted()?;
+        let signal = thread.wait_halted()?;
+        let waits = |registers: &libc::user_regs_struct| {
+            registers.rip == area::GATE + 2 && registers.orig_rax as i64 == libc::SYS_rt_sigtimedwait
+        };
         let registers = thread.registers()?;
-        let waiting = registers.rip == area::GATE + 2
-            && registers.orig_rax as i64 == libc::SYS_rt_sigtimedwait
-            && (registers.rax as i64) < 0;
-        if waiting {
-            return Ok(());
+        if waits(&registers) && (registers.rax as i64) < 0 {
+            return Ok(signal != libc::SIGTRAP);
         }
-        // It has fetched a signal and not handed it over yet.
+        // It has fetched a signal and not handed it over yet: on to the beginning of its next wait.
+        let mut signal = 0;
+        loop {
+            thread.resume_to_call(signal)?;
+            let status = thread.wait_stop()?;
+            let registers = thread.registers()?;
+            signal = match status {
+                Status::Stopped(libc::SIGTRAP) => {
+                    if waits(&registers) && registers.rax as i64 == -i64::from(libc::ENOSYS) {
+                        break;
+                    }
+                    0
+                }
+                Status::Stopped(signal) => signal,
+                _ => 0,
+            };
+        }
         thread.resume(0)?;
         thread.interrupt()?;
     }
@@ -1062,6 +1085,8 @@ fn forget(threads: &[Tracee], entry: u64) -> Result<()> {
         loop {
             match thread.wait_stop()? {
                 Status::Stopped(libc::SIGTRAP) => break,
+                // A stop of job control that began meanwhile.
+                Status::Stopped(libc::SIGSTOP) => thread.resume(libc::SIGSTOP)?,
                 // An interrupt that was sent before it stopped for something else.
                 Status::Event {
                     event: libc::PTRACE_EVENT_STOP,
@@ -1090,24 +1115,38 @@ fn run_errand(errand: Errand) -> Result<()> {
             deputy.dismiss_usher(station);
             done
         }
-        Errand::SeeOut(threads, gone) => {
-            // A thread that cannot be traced any more has given up its memory already.
-            let traced: Vec<_> = threads
-                .into_iter()
-                .filter_map(|tid| Tracee::seize(tid, 0).ok())
-                .collect();
-            for thread in traced {
-                loop {
-                    match thread.wait() {
-                        Ok(status) if status.is_end() => break,
-                        Ok(Status::Stopped(signal)) => drop(thread.resume(signal)),
-                        Ok(_) => drop(thread.resume(0)),
-                        Err(_) => break,
-                    }
-                }
-            }
+        Errand::SeeOut(pid, parked, gone) => {
+            see_out(pid, &parked);
             let _ = gone.send(());
             Ok(())
+        }
+    }
+}
+
+/// Waits for the end of all threads of a process but the parked ones. They have been told to leave; one whose process is
+/// stopped hears it because we trace it.
+fn see_out(pid: i32, parked: &[i32]) {
+    loop {
+        let threads = ProcDir::open(pid).and_then(|directory| directory.threads());
+        let others = threads.unwrap_or_default().into_iter();
+        // A thread that cannot be traced any more has given up its memory already.
+        let traced: Vec<_> = others
+            .filter(|tid| !parked.contains(tid))
+            .filter_map(|tid| Tracee::seize(tid, 0).ok())
+            .collect();
+        // The foreman may have made one more.
+        if traced.is_empty() {
+            return;
+        }
+        for thread in traced {
+            loop {
+                match thread.wait() {
+                    Ok(status) if status.is_end() => break,
+                    Ok(Status::Stopped(signal)) => drop(thread.resume(signal)),
+                    Ok(_) => drop(thread.resume(0)),
+                    Err(_) => break,
+                }
+            }
         }
     }
 }
@@ -1116,18 +1155,25 @@ fn run_errand(errand: Errand) -> Result<()> {
 /// result with it. A thread that we trace may go on in a group stop; let go it takes part in it again (ptrace(2)).
 fn interrupt(deputy: &Deputy, station: usize, call: u64, tid: i32) -> Result<()> {
     let executor = Tracee::seize(tid, 0)?;
+    let done = lead(deputy, station, call, executor);
+    match done {
+        // Nobody hears of the end of a process before its threads have been waited for: this one by us.
+        Err(DeputyError::Trace(TraceError::Gone(_))) => while executor.wait().is_ok_and(|status| !status.is_end()) {},
+        Err(_) => executor.detach(0)?,
+        Ok(()) => {}
+    }
+    done
+}
+
+fn lead(deputy: &Deputy, station: usize, call: u64, executor: Tracee) -> Result<()> {
     executor.interrupt()?;
     loop {
-        let signal = match executor.wait()? {
-            status if status.is_end() => return Ok(()),
+        let signal = match executor.wait_stop()? {
             Status::Event {
                 event: libc::PTRACE_EVENT_STOP,
                 ..
             } => {
-                if let Err(error) = deputy.interrupted(station, executor) {
-                    executor.detach(0)?;
-                    return Err(error);
-                }
+                deputy.interrupted(station, executor)?;
                 0
             }
             // Where a call begins or ends.
@@ -1146,10 +1192,11 @@ fn interrupt(deputy: &Deputy, station: usize, call: u64, tid: i32) -> Result<()>
 fn empty_script(directory: &ProcDir, remains: &Remains, adopted: bool, threads: usize) -> Result<Script> {
     let maps = directory.maps()?;
     let mut script = Script::new(area::DATA.start);
-    // A read from the terminal in the background stops the process by these two; a handler for them has moved away.
-    for signal in [libc::SIGTTIN, libc::SIGTTOU] {
+    // A read from the terminal in the background stops the process by two of these, and so do we as the guest is
+    // stopped; a handler for them has moved away.
+    for signal in [libc::SIGTTIN, libc::SIGTTOU, libc::SIGTSTP] {
         let arguments = [signal as u64, script.reserve(32), 0, 8];
-        script.call("let the terminal stop the deputy", libc::SYS_rt_sigaction, &arguments);
+        script.call("let the deputy be stopped", libc::SYS_rt_sigaction, &arguments);
     }
     let mut keep = vec![
         area::START..area::END,

@@ -315,6 +315,8 @@ struct Body {
     limbs: Vec<Limb>,
     /// All threads are held by us in place of a job-control stop.
     stopped: bool,
+    /// Its deputy has been stopped since, too.
+    confirmed: bool,
 }
 
 struct Guest {
@@ -396,7 +398,8 @@ pub fn run(
             process: process.clone(),
             foreign_vdso: foreign_vdso.clone(),
             limbs,
-            stopped: false,
+            stopped: process.stopped != 0,
+            confirmed: process.stopped != 0,
         });
     }
     let numbers_timers = attributes::timers::are_chosen_at(&job.host.kernel);
@@ -426,8 +429,10 @@ pub fn run(
     // Everything that this process will ever need is open now.
     seccompiler::apply_filter_all_threads(&filter::confine_guest_supervisor()?)
         .map_err(|error| GuestError::Io("confine the guest's supervisor", io::Error::other(error)))?;
-    for (restored, _) in built {
-        restored.run()?;
+    for ((restored, _), body) in built.into_iter().zip(&bodies) {
+        if !body.stopped {
+            restored.run()?;
+        }
     }
     let mut guest = Guest {
         vessel: vessel.launch(),
@@ -703,6 +708,11 @@ impl Guest {
                 if self.held.is_none() && self.bodies.iter().any(runs) {
                     self.stop(stopped.process, None)?;
                 }
+                let of = |body: &&mut Body| body.process.pid == stopped.process;
+                self.bodies
+                    .iter_mut()
+                    .filter(of)
+                    .for_each(|body| body.confirmed = body.stopped);
             }
             Message::Recall => self.go_home(),
             Message::Release => {
@@ -845,17 +855,21 @@ impl Guest {
         )
     }
 
-    /// Makes a stopped thread queue signals.
+    /// Makes a stopped thread queue signals. `SIGSTOP` would act at once: it is left to be delivered.
     fn inject(&self, tracee: Tracee, signals: &[[u8; SIGINFO]], call: i64, receiver: &[u64]) -> Result<(), GuestError> {
         let injection = Injection::begin(tracee)?;
         let mut script = Script::new(area::DATA.start);
-        for info in signals {
+        let stops = signals.iter().any(is_stop);
+        for info in signals.iter().filter(|info| !is_stop(info)) {
             let mut arguments = receiver.to_vec();
             arguments.extend([u64::from(info[0]), script.data(info)]);
             script.step("queue a signal", call, &arguments, Expect::Anything);
         }
         injection.run(&script)?;
         injection.finish()?;
+        if stops && let Some(body) = self.body(tracee.tid()) {
+            sys::kill(body.pid, libc::SIGSTOP).map_err(|error| GuestError::Io("stop the guest", error))?;
+        }
         Ok(())
     }
 
@@ -880,6 +894,11 @@ impl Guest {
         if thread != 0 && meant.is_none() {
             return Ok(()); // it has ended
         }
+        // The deputy has fetched it, so it was continued; the SIGCONT has been taken back by this very signal (signal(7)).
+        if body.confirmed && [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&number) {
+            self.continue_process(index)?;
+        }
+        let body = &self.bodies[index];
         if body.stopped {
             match (meant, body.leader()) {
                 (Some(tracee), _) | (None, Err(tracee)) => self.queue(tracee, &[*info])?,
@@ -947,7 +966,7 @@ impl Guest {
     /// Ends a job-control stop.
     fn continue_process(&mut self, index: usize) -> Result<(), GuestError> {
         let body = &mut self.bodies[index];
-        body.stopped = false;
+        (body.stopped, body.confirmed) = (false, false);
         let process = body.process.pid;
         let tracees: Vec<_> = body.tracees().collect();
         self.say(&Message::GuestContinued(Continued { process }));
@@ -1012,6 +1031,14 @@ impl Guest {
                 0..0,
                 limb.map(|limb| std::mem::take(&mut limb.deferred)).unwrap_or_default(),
             );
+            // It stands still already.
+            if signals.extract_if(.., |info| is_stop(info)).count() > 0
+                && let Some(body) = self.bodies.iter_mut().find(|body| body.has(tracee.tid()))
+            {
+                body.stopped = true;
+                let (process, signal) = (body.process.pid, libc::SIGSTOP);
+                self.say(&Message::GuestStopped(Stopped { process, signal }));
+            }
         }
         let mut frozen = Vec::new();
         let mut failure = None;
@@ -1047,11 +1074,15 @@ impl Guest {
         let free: Vec<i32> = frozen.iter().take(adopted).map(Frozen::pid).collect();
         self.set_free(frozen)?;
         for (tracee, signals, _) in halted {
-            let pid = self.body(tracee.tid()).map_or(0, |body| body.pid);
+            let (pid, stopped) = self
+                .body(tracee.tid())
+                .map_or((0, false), |body| (body.pid, body.stopped));
             if !free.contains(&pid) {
                 self.queue(tracee, &signals)?;
                 self.door.end_stop(tracee.tid());
-                tracee.resume(0)?;
+                if !stopped {
+                    tracee.resume(0)?;
+                }
             }
         }
         Err(error.into())
@@ -1164,6 +1195,11 @@ fn status_of(pid: i32, tid: i32) -> Result<crate::proc::Status, GuestError> {
 fn stops_by(pid: i32, signal: i32) -> Result<bool, GuestError> {
     let status = status_of(pid, pid)?;
     Ok((status.caught | status.ignored) & bit(signal) == 0)
+}
+
+/// Whether this is `SIGSTOP`.
+fn is_stop(info: &[u8; SIGINFO]) -> bool {
+    i32::from(info[0]) == libc::SIGSTOP
 }
 
 /// A signal's bit in a mask.

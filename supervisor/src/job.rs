@@ -43,8 +43,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vrun_remote_io::message::{COMMAND_MAX, ExitStatus, Exited, Message, Offer, Stopped};
 use vrun_shim::{Status, area};
 
-/// How often it is looked whether somebody stops a deputy.
+/// How often it is looked whether somebody stops a deputy, and whether one has stopped that we stop.
 const STOPS: Duration = Duration::from_millis(300);
+const ABOUT_TO_STOP: Duration = Duration::from_millis(2);
 
 /// What a supervisor begins with.
 #[derive(Debug)]
@@ -157,10 +158,10 @@ struct Job {
     desk: Arc<Desk>,
     /// Where the body is, if it is not here.
     away: Option<Away>,
+    /// When it is to be looked for stops next.
+    look: Instant,
     /// Bytes in use when it was last looked at here.
     memory: u64,
-    /// A stop of the deputy that the guest's own stop made; its signal.
-    stopping: Option<i32>,
     children: SignalFd,
     wake: Arc<OwnedFd>,
     events: mpsc::Receiver<Event>,
@@ -277,8 +278,8 @@ impl Job {
             listener,
             desk,
             away: None,
+            look: Instant::now(),
             memory: 0,
-            stopping: None,
             children,
             wake: Arc::clone(&mailbox.wake),
             mailbox,
@@ -289,7 +290,6 @@ impl Job {
 
     /// Until no process of the job is left.
     fn run(&mut self, side: &mut SupervisorSide) {
-        let mut look = Instant::now();
         loop {
             if !self.reap(side) {
                 return;
@@ -307,7 +307,7 @@ impl Job {
             let members = self.away.iter().flat_map(|away| &away.members);
             fds.extend(members.map(|member| PollFd::new(&member.end, PollFlags::IN)));
             let patience = self.away.as_ref().map(|_| {
-                let left = look.saturating_duration_since(Instant::now());
+                let left = self.look.saturating_duration_since(Instant::now());
                 rustix::event::Timespec {
                     tv_sec: 0,
                     tv_nsec: left.subsec_nanos().into(),
@@ -323,10 +323,10 @@ impl Job {
             let _ = rustix::io::read(&*wake, &mut [0; 8]);
             // The kernel tells nobody of a stop that has begun.
             if let Some(away) = &self.away
-                && look <= Instant::now()
+                && self.look <= Instant::now()
             {
-                away.complete_stops();
-                look = Instant::now() + STOPS;
+                let patience = if away.complete_stops() { ABOUT_TO_STOP } else { STOPS };
+                self.look = Instant::now() + patience;
             }
             if front && let Some(message) = side.receive() {
                 self.obey(message);
@@ -432,14 +432,8 @@ impl Job {
         match Status::from_raw(raw) {
             Status::Stopped(signal) | Status::Event { signal, .. } => {
                 self.stopped = true;
-                let by_guest = self.stopping.take();
-                if by_guest.is_none() {
-                    self.deputy_stopped(self.pid, signal);
-                }
-                side.tell(&ToFront::Stopped {
-                    pid: self.pid,
-                    signal: by_guest.unwrap_or(signal),
-                });
+                self.deputy_stopped(self.pid, signal);
+                side.tell(&ToFront::Stopped { pid: self.pid, signal });
             }
             Status::Continued => {
                 self.stopped = false;
@@ -519,9 +513,6 @@ impl Job {
         let processes = self.processes();
         policy::verdict(&processes, &self.began)?;
         self.ledger.verdict(&processes, Purpose::Move)?;
-        if processes.iter().any(|pid| front::is_stopped(*pid)) {
-            return Err("it is stopped; continue it first (fg, or kill -CONT)".to_owned());
-        }
         capture::verdict(&processes, Purpose::Move)
     }
 
@@ -589,12 +580,6 @@ impl Job {
     }
 
     fn come_home(&mut self) -> Result<Moved, ControlError> {
-        let is_stopped = |member: &away::Member| front::is_stopped(member.deputy.pid());
-        let stopped = self.away.iter().flat_map(|away| &away.members).any(is_stopped);
-        if self.away.is_some() && (self.stopped || stopped) {
-            let advice = "the job is stopped; continue it first (fg, or kill -CONT)";
-            return Err(ControlError::refused(advice));
-        }
         let Some(mut away) = self.away.take() else {
             return Err(ControlError::refused("the job is at home"));
         };
@@ -625,13 +610,8 @@ impl Job {
             match incoming {
                 Incoming::Piece(Piece::Said(Message::Exited(exited))) => self.guest_ended(&exited),
                 Incoming::Piece(Piece::Said(Message::GuestStopped(stopped))) => {
-                    if let Some(deputy) = self.desk.deputy(stopped.process) {
-                        if deputy.pid() == self.pid {
-                            self.stopping = Some(stopped.signal);
-                        }
-                        let _ = launch::send_signal(deputy.pid(), libc::SIGSTOP, None);
-                        deputy.kick();
-                    }
+                    away::guest_stopped(stopped, &self.desk);
+                    self.look = Instant::now();
                 }
                 Incoming::Piece(Piece::Said(Message::GoHome(reason))) => {
                     tracing::info!("the guest asks to come home: {}", reason.reason);

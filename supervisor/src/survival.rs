@@ -118,7 +118,7 @@ pub const ROWS: &[Row] = {
         ),
         row(Tasks, "zombie", "children that ended and were not waited for"),
         row(Tasks, "subreaper", "orphans and their subreaper"),
-        row(Tasks, "stopped_child", "stopped processes").but(Survives, Refused("it is stopped; continue it first")),
+        row(Tasks, "stopped_child", "stopped processes"),
         row(
             Memory,
             "private_memory",

@@ -15,10 +15,9 @@
 //! one from which the job is restored.
 
 use crate::restore::clone_step;
-use crate::sys;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use vrun_image::state::Job;
-use vrun_shim::{Injection, Script, Status, TraceError, Tracee, area};
+use vrun_shim::{Injection, Script, TraceError, Tracee, area};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
@@ -393,7 +392,11 @@ pub fn grow(first: Injection, job: &Job) -> Result<Vec<Tracee>> {
                 script.call(what, libc::SYS_setpgid, &[0, group as u64]);
                 at(&held, of)?.run(&script)?;
             }
-            Act::Stop { of, signal } => stop(at(&held, of)?, signal)?,
+            Act::Stop { of, signal } => {
+                // It goes on making injected calls: the stop takes effect when it is let go.
+                let tracee = at(&held, of)?.tracee();
+                tracee.stop_process(tracee.tid(), signal)?;
+            }
             Act::See { by, child } => {
                 let info = script.reserve(128);
                 let flags = libc::WSTOPPED | libc::__WALL;
@@ -459,49 +462,6 @@ fn at(held: &HashMap<i32, Injection>, pid: i32) -> Result<&Injection> {
 
 fn take(held: &mut HashMap<i32, Injection>, pid: i32) -> Result<Injection> {
     held.remove(&pid).ok_or_else(|| TraceError::Gone(pid).into())
-}
-
-/// Stops a process by job control. It goes on making injected calls: the stop takes effect when it is let go.
-fn stop(injection: &Injection, signal: i32) -> Result<()> {
-    let tracee = injection.tracee();
-    // Should the signal be ignored after all, nothing else happens in this call: all signals are blocked.
-    let mut registers = tracee.registers()?;
-    (registers.rip, registers.rax, registers.orig_rax) = (area::GATE, libc::SYS_pause as u64, u64::MAX);
-    tracee.set_registers(&registers)?;
-    let failed = |source| TraceError::Os {
-        what: "stop",
-        tid: tracee.tid(),
-        source,
-    };
-    // The one signal of job control that cannot be blocked; on delivery it is replaced.
-    sys::kill(tracee.tid(), libc::SIGSTOP).map_err(failed)?;
-    tracee.resume(0)?;
-    loop {
-        match tracee.wait_stop()? {
-            Status::Stopped(libc::SIGSTOP) => {
-                tracee.resume(signal)?;
-                tracee.interrupt()?;
-            }
-            Status::Event {
-                event: libc::PTRACE_EVENT_STOP,
-                signal: libc::SIGTRAP,
-            } => {
-                // In a group that nobody looks after, only this one stops (setpgid(2), "orphaned process group").
-                if signal != libc::SIGSTOP {
-                    return stop(injection, libc::SIGSTOP);
-                }
-                return impossible(format!("process {} cannot be stopped", tracee.tid()));
-            }
-            Status::Event {
-                event: libc::PTRACE_EVENT_STOP,
-                ..
-            } => return Ok(()),
-            status => {
-                let tid = tracee.tid();
-                return Err(TraceError::Unexpected { tid, status }.into());
-            }
-        }
-    }
 }
 
 /// Ends the process that runs it as `status` says (wait(2)), without a core file.

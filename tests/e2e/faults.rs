@@ -356,24 +356,9 @@ fn to_itself(world: &World) -> Result<()> {
     catch(a, job)
 }
 
-/// What is stopped, and what has left only a daemon, are refused by name.
+/// What has left only a daemon is refused by name.
 fn not_now(world: &World) -> Result<()> {
     let a = &world.a;
-    let command = words("c:ball 1 sequence");
-    let job = throw(a, &command)?;
-    let program = a.find(&command).context("the program")?;
-    a.signal(program, libc::SIGSTOP)?;
-    a.wait_until("the stop", || {
-        listed(a).is_ok_and(|row| row.contains("stopped")).then_some(())
-    })?;
-    for line in ["vmigrate job b", "vmigrate --check job b", "vctl send job b"] {
-        refused(a, line, &[1], &["stopped"])?;
-    }
-    a.signal(program, libc::SIGCONT)?;
-    job.wait_more_lines(2)?;
-    migrate(a, "b")?;
-    catch(a, job)?;
-
     let job = start(a, &words("c:daemonise /tmp/home/log"))?;
     ensure!(job.wait()? == Status::Exit(4), "status of the first process");
     refused(a, "vmigrate job b", &[1], &["first process has ended"])?;

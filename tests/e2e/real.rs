@@ -240,11 +240,10 @@ fn bash(world: &World, way: Way) -> Result<String> {
     let sleep = Cmd::new(["sleep", "1000"]);
     world.a.wait_until("the sleep", || world.a.find(&sleep))?;
     play.run.type_in(b"\x1a")?;
-    play.expect("Stopped")?;
-    if play.way == Way::Moved {
-        refused(&world.a, "vmigrate job b", &[1], &["stopped", "continue it first"])?;
-    }
-    play.line("bg; jobs -r")?;
+    play.expect("Stopped ")?;
+    play.moment()?;
+    play.line("jobs -s; bg; jobs -r")?;
+    play.expect("Stopped ")?;
     play.expect("Running")?;
     play.moment()?;
     play.line("kill %1; wait %1; echo status $?")?;
