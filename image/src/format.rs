@@ -98,7 +98,7 @@ impl Kind {
     /// The version of this kind's body that is written, and the only one that is read.
     pub const fn version(self) -> u16 {
         match self {
-            Kind::Job => 4,
+            Kind::Job => 5,
             Kind::Pages | Kind::File | Kind::End | Kind::PackedPages | Kind::PackedFile => 1,
         }
     }

@@ -51,6 +51,8 @@ pub struct Report {
     shared: Vec<SharedReport>,
     /// System V objects and POSIX message queues.
     ipc: Vec<IpcReport>,
+    /// The process group that had the terminal in the foreground; 0: the one from which the job was started.
+    foreground: Option<i32>,
     /// Each after its parent.
     processes: Vec<ProcessReport>,
     zombies: Vec<Zombie>,
@@ -289,6 +291,7 @@ pub fn inspect<R: Read>(reader: R) -> Result<Report, Error> {
         files,
         shared,
         ipc: ipc_reports(&job.ipc),
+        foreground: job.terminal.map(|terminal| terminal.foreground),
         processes,
         zombies: job.zombies,
     })
@@ -754,6 +757,11 @@ impl Display for Report {
             "image      format {}, {} sections, {image}",
             self.format_version, self.sections
         )?;
+        match self.foreground {
+            None => {}
+            Some(0) => writeln!(f, "terminal   in the foreground")?,
+            Some(group) => writeln!(f, "terminal   process group {group} in the foreground")?,
+        }
         if self.processes.len() + self.zombies.len() > 1 {
             writeln!(f, "\nprocesses: pid, what")?;
             self.tree(f)?;

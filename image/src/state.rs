@@ -5,6 +5,7 @@
 //!      ├─ OpenFile*                       open file descriptions: what `dup` and `fork` share
 //!      ├─ SharedMemory*                   what several areas, of one or more processes, show
 //!      ├─ Ipc                             System V objects and POSIX message queues
+//!      ├─ Terminal                        who has it, and its modes
 //!      ├─ Zombie*                         processes that have ended and were not waited for
 //!      └─ Process ─┬─ Memory ── Area*     layout only; page contents travel as raw runs
 //!                  ├─ Signals             dispositions, shared pending queue, timers
@@ -39,6 +40,8 @@ pub struct Job {
     /// What the shared areas of all processes point to.
     pub shared: Vec<SharedMemory>,
     pub ipc: Ipc,
+    /// Of the session from which it was started, if it had that in the foreground.
+    pub terminal: Option<Terminal>,
     /// Each after its parent, if that is one of them. The first is the one that was started.
     pub processes: Vec<Process>,
     pub zombies: Vec<Zombie>,
@@ -51,6 +54,21 @@ pub struct Host {
     /// `uname -r` and `uname -v`, for people: nothing is decided from them.
     pub kernel: String,
     pub machine: String,
+}
+
+/// A terminal: `struct termios` without what belongs to the line, and the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// The process group in the foreground; 0, like that of a process: one that began outside of the job.
+    pub foreground: i32,
+    /// `c_iflag`, `c_oflag`, `c_lflag`.
+    pub input: u32,
+    pub output: u32,
+    pub local: u32,
+    /// `c_cc`.
+    pub characters: [u8; 19],
+    pub rows: u16,
+    pub columns: u16,
 }
 
 /// Clock readings at the instant of freezing, in nanoseconds.

@@ -184,6 +184,12 @@ impl Job {
             };
             check().map_err(|invalid: Invalid| invalid.of(format_args!("process {}", process.pid)))?;
         }
+        if let Some(Terminal { foreground, .. }) = self.terminal {
+            ensure!(
+                self.processes.iter().any(|process| process.group == foreground),
+                "the terminal is said to be process group {foreground}'s, in which there is no process"
+            );
+        }
         self.ipc.check(&pids)?;
         for segment in &self.ipc.segments {
             let of =

@@ -84,6 +84,7 @@ impl Identity {
             shared: Vec::new(),
             ipc: Ipc::default(),
             processes,
+            terminal: None,
             zombies: Vec::new(),
         })
     }
@@ -782,7 +783,8 @@ impl Away {
                 }
                 ended.iter().for_each(|exited| self.end_one(exited, office.desk));
                 self.members.iter().for_each(|member| office.desk.leave(&member.deputy));
-                for process in restored {
+                // The children first: a parent must not see that one goes back into its stop.
+                for process in restored.into_iter().rev() {
                     let leader = process.threads()[0];
                     let of = |member: &&Member| member.deputy.pid() == leader.tid();
                     let number = self.members.iter().find(of).map(|member| member.deputy.process());

@@ -9,7 +9,7 @@
 //! front ──▶ supervisor   Signal{number, value}  sent to the front with kill(2), meant for the program
 //!                        Continue               the front was continued
 //! front ◀── supervisor   Running{pid} · Stopped{pid, signal} · Exited{status, over} · Failed{status, message} ·
-//!                        Ended{note}
+//!                        Ended{note, foreground}
 //! ```
 //!
 //! The supervisor leaves the process group, so that the terminal's signals do not reach it, but not the session: a
@@ -22,8 +22,10 @@
 use crate::config::{Config, JobId};
 use crate::launch::{self, Inherited};
 use crate::logging;
+use crate::terminal;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
+use nix::sys::termios::Termios;
 use nix::unistd::ForkResult;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -77,8 +79,8 @@ pub enum ToFront {
     Exited { status: i32, over: bool },
     /// The job could not be started.
     Failed { status: u8, message: String },
-    /// The job does not run here any more; `note` tells where it is.
-    Ended { note: String },
+    /// The job does not run here any more; `note` tells where it is. `foreground`: it had the terminal.
+    Ended { note: String, foreground: bool },
 }
 
 /// A message is one small JSON datagram.
@@ -118,10 +120,10 @@ impl SupervisorSide {
     }
 
     /// Tells the front, which holds the job's streams, that the job does not go on here, and waits until it has said so.
-    pub fn end(&mut self, note: String) {
+    pub fn end(&mut self, note: String, foreground: bool) {
         const PATIENCE: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 2, tv_nsec: 0 };
         if let Some(socket) = self.socket.take()
-            && send(&socket, &ToFront::Ended { note }).is_ok()
+            && send(&socket, &ToFront::Ended { note, foreground }).is_ok()
         {
             while matches!(
                 poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&PATIENCE)),
@@ -241,6 +243,8 @@ struct Front {
     socket: OwnedFd,
     signals: SignalFd,
     stderr: Stderr,
+    /// Those of the terminal when the job began.
+    modes: Option<Termios>,
 }
 
 impl Front {
@@ -285,6 +289,7 @@ impl Front {
             .map_err(|error| failed("block signals")(error.into()))?;
         launch::default_dispositions();
         let front_pid = rustix::process::getpid().as_raw_nonzero().get();
+        let modes = terminal::modes();
         match launch::fork().map_err(failed("fork"))? {
             ForkResult::Child => {
                 drop(socket);
@@ -328,6 +333,7 @@ impl Front {
                     socket,
                     signals,
                     stderr: Stderr::Held,
+                    modes,
                 })
             }
         }
@@ -414,7 +420,11 @@ impl Front {
                 self.say(&message);
                 Some(status)
             }
-            ToFront::Ended { note } => {
+            ToFront::Ended { note, foreground } => {
+                if foreground && let Some(modes) = &self.modes {
+                    // A shell does so for what a signal has ended.
+                    terminal::set_modes(modes);
+                }
                 self.say(&note);
                 Some(ENDED)
             }

@@ -26,6 +26,7 @@ use crate::notify::{AnswerError, Listener, Notification, RecvError};
 use crate::policy::{self, Surroundings};
 use crate::revive::{ReviveError, revive};
 use crate::save::{self, Delivery, Saved};
+use crate::terminal;
 use crate::transfer::Piece;
 use crate::vessel::Vessel;
 use nix::sys::signal::{SigSet, Signal};
@@ -768,7 +769,8 @@ impl Job {
 
 /// Its image is safe: the job ends here, and the front says where it is.
 fn end_here(saved: Saved, note: String, side: &mut SupervisorSide) -> Result<(), ControlError> {
-    side.end(note);
+    let foreground = terminal::holder(&saved.frozen.processes).is_ok_and(|holder| holder.is_some());
+    side.end(note, foreground);
     saved
         .end()
         .map_err(|error| ControlError::refused(format!("cannot end the job: {error}")))

@@ -38,6 +38,7 @@ pub mod session;
 pub mod store;
 pub mod survival;
 pub mod sys;
+pub mod terminal;
 pub mod transfer;
 pub mod tree;
 pub mod undertaker;

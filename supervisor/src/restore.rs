@@ -92,11 +92,13 @@ impl Restored {
     pub fn release(self) -> std::result::Result<(), TraceError> {
         let first = self.threads[0].let_go();
         let others = self.threads[1..].iter().map(|thread| thread.detach(0));
-        std::iter::once(first).chain(others).try_for_each(|released| match released {
-            // What runs already may have ended it.
-            Err(TraceError::Gone(_)) => Ok(()),
-            result => result,
-        })
+        std::iter::once(first)
+            .chain(others)
+            .try_for_each(|released| match released {
+                // What runs already may have ended it.
+                Err(TraceError::Gone(_)) => Ok(()),
+                result => result,
+            })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::ipc;
 use crate::job::ImageSource;
 use crate::notify::Listener;
 use crate::restore::{self, Home, Restored, Restorer};
+use crate::terminal;
 use crate::tree;
 use crate::vessel::{Specification, Vessel, World};
 use rustix::fs::{FileType, fstat};
@@ -74,6 +75,7 @@ pub struct Revived {
 /// The same without its listener.
 #[derive(Debug)]
 pub struct Ready {
+    job: Job,
     vessel: Vessel,
     restored: Vec<Restored>,
     opened: Opened,
@@ -94,6 +96,7 @@ impl Revived {
     /// The listener is needed before the job runs.
     pub fn split(self) -> (Listener, Ready) {
         let Self {
+            job,
             vessel,
             listener,
             restored,
@@ -103,6 +106,7 @@ impl Revived {
         (
             listener,
             Ready {
+                job,
                 vessel,
                 restored,
                 opened,
@@ -115,7 +119,11 @@ impl Ready {
     /// Lets the job run on its own; gives its vessel.
     pub fn run(mut self) -> Result<Vessel, ReviveError> {
         self.opened.arm()?;
-        for restored in self.restored {
+        let pids: Vec<i32> = self.restored.iter().map(|process| process.threads()[0].tid()).collect();
+        terminal::give(&self.job, &pids, self.vessel.keeper)
+            .map_err(|error| ReviveError::Io("give the terminal to the job", error))?;
+        // The children first: a parent must not see that one goes back into its stop.
+        for restored in self.restored.into_iter().rev() {
             restored.release().map_err(|error| ReviveError::Build(error.into()))?;
         }
         self.opened.keep();

@@ -9,7 +9,7 @@
 
 use crate::areas;
 use crate::away::Office;
-use crate::capture::{self, FrozenJob};
+use crate::capture::{self, Frozen, FrozenJob};
 use crate::config::Config;
 use crate::control::{Content, ControlError, ErrorCode};
 use crate::deliver::say_bye;
@@ -17,6 +17,7 @@ use crate::descriptors::{self, DescriptorError};
 use crate::guest::GuestError;
 use crate::ipc;
 use crate::peers;
+use crate::terminal;
 use crate::transfer::ImageSink;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -24,9 +25,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 use vrun_image::Writer;
-use vrun_image::state::Ipc;
+use vrun_image::state::{Ipc, Slot};
 use vrun_remote_io::channel::{Frame, Receiver, Sender};
 use vrun_remote_io::message::{Message, Offer, Purpose, Reason, Stored};
+use vrun_shim::{Script, TraceError, area};
 
 /// A job whose image is safe and which still stands still.
 #[derive(Debug)]
@@ -90,9 +92,13 @@ fn write_image<W: Write>(
     let refused = |reason| ControlError::refused(format!("the job cannot be saved now: {reason}"));
     office.ledger.verdict(&pids, areas::Purpose::Save).map_err(refused)?;
     let descriptors = descriptors::capture(&pids, content.with_files)?;
+    let mut slots = descriptors.slots.clone();
+    for (process, slots) in frozen.processes.iter().zip(&mut slots) {
+        ask_close_on_exec(process, slots).map_err(capture::CaptureError::from)?;
+    }
     let mut captured = capture::describe(
         &frozen.processes,
-        descriptors.slots.clone(),
+        slots,
         &[],
         areas::Purpose::Save,
         &areas::Known::default(),
@@ -108,6 +114,7 @@ fn write_image<W: Write>(
             captured.processes.clone(),
         )
         .map_err(rolled_back)?;
+    job.terminal = terminal::capture(&frozen.processes, &captured.processes).map_err(capture::CaptureError::from)?;
     job.zombies = zombies;
     job.shared.clone_from(&captured.shared);
     job.ipc = ipc::capture(&frozen.processes, &descriptors.queues, office.ledger)?;
@@ -137,6 +144,26 @@ fn write_image<W: Write>(
         connections: descriptors.connections,
     };
     Ok((writer.finish().map_err(image_error)?.0, left))
+}
+
+/// Only the process itself can tell: `/proc/PID/fdinfo` may say `O_CLOEXEC` of every descriptor of a file that was opened
+/// with it.
+fn ask_close_on_exec(process: &Frozen, slots: &mut [Slot]) -> Result<(), TraceError> {
+    const BATCH: usize = 64;
+    let mut marked: Vec<&mut Slot> = slots.iter_mut().filter(|slot| slot.close_on_exec).collect();
+    for batch in marked.chunks_mut(BATCH) {
+        let mut script = Script::new(area::DATA.start);
+        for slot in batch.iter() {
+            let arguments = [slot.number as u64, libc::F_GETFD as u64];
+            let what = format_args!("look at descriptor {}", slot.number);
+            script.call(what, libc::SYS_fcntl, &arguments);
+        }
+        let results = process.leader().run(&script)?;
+        for (slot, flags) in batch.iter_mut().zip(results) {
+            slot.close_on_exec = flags as i32 & libc::FD_CLOEXEC != 0;
+        }
+    }
+    Ok(())
 }
 
 /// An image that cannot be written; what the system says of it is what the user has to know ("No space left").

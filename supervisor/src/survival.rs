@@ -113,8 +113,13 @@ pub const ROWS: &[Row] = {
             "the controlling terminal and its foreground group",
         )
         .but(
-            Changes("the terminal, its modes and its foreground are those of who restores it"),
+            Changes("the group of the shell that restores it has the number 0"),
             Survives,
+        ),
+        row(
+            Tasks,
+            "foreground_group",
+            "a shell's jobs that take turns in the foreground of its terminal, and its modes",
         ),
         row(Tasks, "zombie", "children that ended and were not waited for"),
         row(Tasks, "subreaper", "orphans and their subreaper"),

@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 
 use crate::harness::host::BIN;
 use crate::harness::{Cmd, Host, Running, Status, Streams, User, World, programs};
-use crate::jobs::{HERE, PLAIN, as_job, ready_trial, refused, words};
+use crate::jobs::{HERE, PLAIN, as_job, ready_trial, words};
 
 /// What happens to a program at the moments of its script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ type Script = fn(&World, Way) -> Result<String>;
 pub(crate) fn trials() -> Vec<Trial> {
     use Way::{Moved, Saved};
     let rows: [(&str, Script, &[Way]); 12] = [
-        ("bash", bash, &[Moved]),
+        ("bash", bash, &[Moved, Saved]),
         ("python_threads", python_threads, &[Moved, Saved]),
         ("python_processes", python_processes, &[Moved, Saved]),
         ("numpy", numpy, &[Moved, Saved]),

@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const IMAGE_MAX: u64 = 64 << 20;
 const LARGE: [(&str, u64); 1] = [("hundred_processes", 400 << 20)];
 /// Rows whose standard streams are their controlling terminal.
-const TERMINAL: [&str; 1] = ["controlling_terminal"];
+const TERMINAL: [&str; 2] = ["controlling_terminal", "foreground_group"];
 /// Rows that hold files without a name: their contents travel in the image.
 const WITH_FILES: [&str; 3] = ["deleted_file", "renamed_file", "file_mapped_deleted"];
 

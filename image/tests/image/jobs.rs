@@ -426,6 +426,15 @@ pub(crate) fn small() -> Job {
             }],
         },
         processes: vec![first, second],
+        terminal: Some(Terminal {
+            foreground: 1234,
+            input: 0x500,
+            output: 0x5,
+            local: 0x8a3b,
+            characters: std::array::from_fn(|index| index as u8),
+            rows: 24,
+            columns: 80,
+        }),
         zombies: vec![Zombie {
             pid: 1250,
             parent: 1234,
@@ -743,6 +752,7 @@ pub(crate) fn any_job() -> impl Strategy<Value = Job> {
             let mut job = small();
             (job.files, job.processes, job.shared) = (files, processes, shared);
             // Those of `small` speak of its processes and its memory.
+            job.terminal = None;
             job.ipc.segments.clear();
             job.ipc.semaphores.clear();
             job.ipc.queues[0].notify = None;

@@ -120,6 +120,10 @@ fn trees() {
     process_refused("exit signal is -1", |process| process.exit_signal = -1);
     process_refused("stopped by signal 15", |process| process.stopped = 15);
 
+    refused("process group 7's, in which there is no process", |job| {
+        job.terminal.as_mut().unwrap().foreground = 7
+    });
+
     let zombie_refused = |why, break_it: fn(&mut Zombie)| refused(why, |job| break_it(&mut job.zombies[0]));
     zombie_refused("zombie 0: the PID", |zombie| zombie.pid = 0);
     for pid in [1234, 1235] {

@@ -221,6 +221,7 @@ fn job_of(files: &[OpenFile], slots: &[Vec<Slot>], cwd: &[u8]) -> Job {
         shared: Vec::new(),
         ipc: vrun_image::state::Ipc::default(),
         processes: (1..).zip(slots).map(process).collect(),
+        terminal: None,
         zombies: Vec::new(),
     }
 }
