@@ -11,11 +11,11 @@
 //! ```
 //!
 //! **Threads.** The process's own threads stay, each under its TID, and fetch signals: the leader all of them, the others
-//! what may be meant for one thread. They leave real-time signals to the leader, because two threads that fetch such signals
-//! at once may hand them over in the wrong order, and all leave those that are read from descriptors
-//! ([`crate::attributes::signals`]). The calls are made by *executors*, as many as there are calls at a time, at most one for each thread of the process. The first of them
-//! that is needed, and every further one, is cloned by the *foreman*, the one thread that is not confined, which does
-//! nothing but that.
+//! what may be meant for one thread. They leave real-time signals to the leader, because two threads that fetch such
+//! signals at once may hand them over in the wrong order, and all leave those that are read from descriptors
+//! ([`crate::attributes::signals`]). The calls are made by *executors*, as many as there are calls at a time, at most
+//! one for each thread of the process. The first of them that is needed, and every further one, is cloned by the
+//! *foreman*, the one thread that is not confined, which does nothing but that.
 //!
 //! **Interrupting.** An executor is traced by a thread of ours, the *usher*, and only while it is to be interrupted or to
 //! leave. One that has no call any more would stop only with its next order: it is told to ask again, so that the usher
