@@ -394,8 +394,8 @@ impl Client {
         }
     }
 
-    fn status(&self, verdict: bool) -> io::Result<Status> {
-        match self.ask(&Request::Status { verdict }, Some(STATUS_TIMEOUT), &mut |_| {})? {
+    fn status(&self, verdict: bool, patience: Duration) -> io::Result<Status> {
+        match self.ask(&Request::Status { verdict }, Some(patience), &mut |_| {})? {
             Ok(Outcome::Status(status)) => Ok(*status),
             Ok(_) => Err(io::Error::other("not a status")),
             Err(error) => Err(io::Error::other(error)),
@@ -405,10 +405,11 @@ impl Client {
 
 /// All jobs and guests of this host that answer, oldest first, with why they cannot move.
 pub fn list(config: &Config) -> Result<Vec<(Client, Status)>, ControlError> {
-    ask_all(config, true)
+    Ok(ask_all(config, true, STATUS_TIMEOUT)?.0)
 }
 
-fn ask_all(config: &Config, verdict: bool) -> Result<Vec<(Client, Status)>, ControlError> {
+/// Those that answer in time, and how many do not.
+fn ask_all(config: &Config, verdict: bool, patience: Duration) -> Result<(Vec<(Client, Status)>, usize), ControlError> {
     let mut clients = Vec::new();
     let jobs = config.jobs_directory()?;
     let unreadable = |error: io::Error| ControlError::refused(format!("cannot read {}: {error}", jobs.display()));
@@ -422,38 +423,52 @@ fn ask_all(config: &Config, verdict: bool) -> Result<Vec<(Client, Status)>, Cont
     let answers: Vec<_> = thread::scope(|scope| {
         let asked: Vec<_> = clients
             .iter()
-            .map(|client| scope.spawn(|| client.status(verdict)))
+            .map(|client| scope.spawn(|| client.status(verdict, patience)))
             .collect();
         asked
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("panic"))))
             .collect()
     });
-    let mut found = Vec::new();
+    let (mut found, mut silent) = (Vec::new(), 0);
     for (client, answer) in clients.into_iter().zip(answers) {
         match answer {
             Ok(status) => found.push((client, status)),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let _ = fs::remove_file(&client.path);
             }
-            Err(error) => tracing::debug!("{}: {error}", client.path.display()),
+            Err(error) => {
+                tracing::debug!("{}: {error}", client.path.display());
+                silent += usize::from(error.kind() == io::ErrorKind::WouldBlock);
+            }
         }
     }
     found.sort_by(|(_, one), (_, other)| (one.started, &one.id).cmp(&(other.started, &other.id)));
-    Ok(found)
+    Ok((found, silent))
 }
 
 /// The job with this id, this name or a process with this PID.
+///
+/// One that is being moved or saved answers when that is over: it is waited for if no other is meant.
 pub fn find(config: &Config, what: &str) -> Result<(Client, Status), ControlError> {
-    let mut found = ask_all(config, false)?;
     let pid: Option<i32> = what.parse().ok();
+    let is_meant = |status: &Status| {
+        let has = |pid| status.pid == pid || status.pids.contains(&pid);
+        status.id == what || status.name.as_deref() == Some(what) || pid.is_some_and(has)
+    };
+    let (mut found, mut silent) = ask_all(config, false, STATUS_TIMEOUT)?;
+    if silent > 0 && !found.iter().any(|(_, status)| is_meant(status)) {
+        (found, silent) = ask_all(config, false, config.timeouts.answer)?;
+    }
     if let Some(position) = found.iter().position(|(_, status)| status.id == what) {
         return Ok(found.swap_remove(position));
     }
-    found.retain(|(_, status)| {
-        status.name.as_deref() == Some(what) || pid.is_some_and(|pid| status.pid == pid || status.pids.contains(&pid))
-    });
+    found.retain(|(_, status)| is_meant(status));
     match found.len() {
+        0 if silent > 0 => Err(ControlError::new(
+            ErrorCode::TimedOut,
+            format!("no job `{what}` among those here that answer; {silent} do not: try again"),
+        )),
         0 => Err(ControlError::refused(format!(
             "no job `{what}` here: `vctl ps` lists the ids, names and PIDs"
         ))),
@@ -504,6 +519,30 @@ mod tests {
             started: 1,
             not_migratable: None,
         }
+    }
+
+    #[test]
+    fn a_job_that_is_busy_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let id = JobId::generate().unwrap();
+        let (answer, asked) = (status(&id), (Mutex::new(0), Condvar::new()));
+        let handler = move |_: Request, _: &mut dyn FnMut(Progress)| {
+            // The first answer is given when it is asked again.
+            let mut count = asked.0.lock().unwrap();
+            *count += 1;
+            asked.1.notify_all();
+            drop(asked.1.wait_while(count, |count| *count < 2).unwrap());
+            Ok(Outcome::Status(Box::new(answer.clone())))
+        };
+        let _server = serve(&config, &id, Arc::new(handler)).unwrap();
+        assert_eq!(find(&config, "night").unwrap().1.id, id.as_str());
+        assert!(
+            find(&config, "day")
+                .unwrap_err()
+                .to_string()
+                .contains("no job `day` here")
+        );
     }
 
     #[test]
