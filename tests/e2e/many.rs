@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
-use crate::harness::{Cmd, Host, Options, Status, Streams, User, World};
+use crate::harness::{Cmd, Host, Options, Running, Status, Streams, User, World};
 use crate::jobs::{Body, migrate, ready_trial, same_end, start, start_plain, words};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -66,6 +66,15 @@ fn child_of(host: &Host, command: &Cmd) -> Result<i32> {
     child.copied().context("its child")
 }
 
+/// Ends the child of a job of `watched` by a signal; its parent is told, and ends well.
+fn ended_by(host: &Host, job: Running, child: i32, signal: i32) -> Result<()> {
+    host.signal(child, signal)?;
+    let end = job.finish()?;
+    let last = format!("ended by {signal}\n");
+    ensure!(end.status == Status::Exit(0) && end.stdout.ends_with(&last), "{end:?}");
+    Ok(())
+}
+
 /// One of several processes is stopped, goes on and is ended from outside, at home and away; its parent is told as ever.
 fn stopped_one(world: &World) -> Result<()> {
     let a = &world.a;
@@ -86,13 +95,7 @@ fn stopped_one(world: &World) -> Result<()> {
         told("continued")?;
         job.wait_more_lines(3)?;
     }
-    a.signal(child, libc::SIGTERM)?;
-    let end = job.finish()?;
-    ensure!(
-        end.status == Status::Exit(0) && end.stdout.ends_with("ended by 15\n"),
-        "{end:?}"
-    );
-    Ok(())
+    ended_by(a, job, child, libc::SIGTERM)
 }
 
 /// A job that a shell has stopped stays so wherever it goes, and is stopped and continued in each place.
@@ -160,13 +163,7 @@ fn stopped_on_the_way(world: &World) -> Result<()> {
         told("continued", round + 1)?;
         job.wait_more_lines(3)?;
     }
-    a.signal(child, libc::SIGTERM)?;
-    let end = job.finish()?;
-    ensure!(
-        end.status == Status::Exit(0) && end.stdout.ends_with("ended by 15\n"),
-        "{end:?}"
-    );
-    Ok(())
+    ended_by(a, job, child, libc::SIGTERM)
 }
 
 /// SIGKILL for a child at home ends it where it is; the parent lives on and is told.
@@ -178,12 +175,7 @@ fn killed_one(world: &World) -> Result<()> {
     let child = child_of(a, &command)?;
     migrate(a, "b")?;
     job.wait_more_lines(3)?;
-    a.signal(child, libc::SIGKILL)?;
-    let end = job.finish()?;
-    ensure!(
-        end.status == Status::Exit(0) && end.stdout.ends_with("ended by 9\n"),
-        "{end:?}"
-    );
+    ended_by(a, job, child, libc::SIGKILL)?;
     world.b.wait_until("the end of the guest", || {
         world.b.find(&command).is_none().then_some(())
     })
