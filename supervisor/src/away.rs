@@ -256,13 +256,13 @@ impl Courier {
         }
         // A child that was stopped is a deputy that was stopped; most are not our own children, who are noticed.
         if let Some(child) = stopped_child(&info) {
-            self.stopped(child);
+            self.tell_stop(child);
         }
     }
 
     /// Tells once that a deputy was stopped, unless it goes on already: a `SIGCONT` may have been sent before. To be called
     /// with the lock of the signals held, so that one which comes now is sent after it.
-    fn stopped(&self, stopped: Stopped) {
+    fn tell_stop(&self, stopped: Stopped) {
         let Some(deputy) = self.desk.deputy(stopped.process) else {
             return;
         };
@@ -291,7 +291,7 @@ impl Correspondent for Courier {
 
     fn stopped(&self, stopped: Stopped) {
         let _order = self.held();
-        Courier::stopped(self, stopped);
+        self.tell_stop(stopped);
     }
 
     fn signal(&self, process: i32, thread: i32, info: [u8; SIGINFO]) {
@@ -704,7 +704,6 @@ impl Away {
 
     /// A deputy was stopped by a signal.
     pub fn deputy_stopped(&self, stopped: Stopped) {
-        let _order = self.courier.held();
         self.courier.stopped(stopped);
     }
 
