@@ -243,10 +243,7 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
     };
 
     let tcp = tcp::Ends::find(&tables);
-    let mut captured = Captured {
-        connections: tcp::ends(&tables, &tcp)?,
-        ..Captured::default()
-    };
+    let mut captured = Captured::default();
     // For each open file of the image, what it is made from, and the reverse.
     let mut origins: Vec<(usize, Option<(u32, bool)>)> = Vec::new();
     let mut known: HashMap<(Option<u32>, usize), u32> = HashMap::new();
@@ -333,6 +330,7 @@ pub fn capture(pids: &[i32], with_files: bool) -> Result<Captured> {
             kind,
         });
     }
+    captured.connections = tcp.into_copies();
     captured.passed = tables
         .descriptions
         .into_iter()

@@ -251,20 +251,18 @@ pub(super) fn capture(around: &Surroundings<'_>, index: usize, queue: Option<Que
             bytes = queue.bytes;
         }
         libc::AF_INET | libc::AF_INET6 if simple => {
-            let other = around.tcp.other(fd.as_fd()).filter(|other| *other != index);
-            socket.connection = match (other, other.and_then(around.file)) {
-                (Some(other), Some(file)) => {
-                    let other = around.tables.descriptions[other].fetch()?;
-                    match tcp::capture(fd.as_fd(), other.as_fd()).map_err(&refused)? {
-                        Ok((unread, ended)) => {
-                            (bytes, socket.shutdown) = (unread, if ended { 2 } else { 0 });
-                            socket.received = tcp::messages(&bytes);
-                            Connection::Peer { file }
-                        }
-                        Err(why) => return refuse(why),
+            let pair = around.tcp.pair(index);
+            let inside = pair.and_then(|(own, other, at)| Some((own, other, (around.file)(at)?)));
+            socket.connection = match inside {
+                Some((own, other, file)) => match tcp::capture(own, other).map_err(&refused)? {
+                    Ok((unread, ended)) => {
+                        (bytes, socket.shutdown) = (unread, if ended { 2 } else { 0 });
+                        socket.received = tcp::messages(&bytes);
+                        Connection::Peer { file }
                     }
-                }
-                _ => match internet_connection(&fd, socket.kind).map_err(&refused)? {
+                    Err(why) => return refuse(why),
+                },
+                None => match internet_connection(&fd, socket.kind).map_err(&refused)? {
                     Ok(connection) => connection,
                     Err(why) => return refuse(why),
                 },

@@ -10,6 +10,7 @@
 //! What is still with its sender, because the receiver's queue is full, only `TCP_REPAIR` could read, a privilege over the
 //! network. Such a connection is refused by name, as is one that is just being opened or closed.
 
+use rustix::fs::FileType;
 use rustix::net::RecvFlags;
 use std::collections::HashMap;
 use std::io;
@@ -17,8 +18,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vrun_image::state::{Connection, Socket, SocketMessage, SocketOption};
 
 use super::kernel;
-use super::tables::Tables;
-use super::{Result, sockets};
+use super::sockets;
+use super::tables::{Description, Tables};
 
 /// States of a connection (`net/tcp_states.h`).
 const ESTABLISHED: u8 = 1;
@@ -60,30 +61,47 @@ pub(super) fn same_port(one: &Socket, other: &Socket) -> bool {
     port(one).is_some() && port(one) == port(other)
 }
 
-/// The job's connected TCP sockets: own and other name → description.
-pub(super) struct Ends(HashMap<(Endpoint, Endpoint), usize>);
+/// The job's connected TCP sockets, by description: a copy of each, and the other end if that is the job's too.
+pub(super) struct Ends(HashMap<usize, (OwnedFd, Option<usize>)>);
 
 impl Ends {
     pub(super) fn find(tables: &Tables) -> Self {
-        let key = |index: usize| {
-            let description = &tables.descriptions[index];
-            description.inode_of(rustix::fs::FileType::Socket)?;
-            let fd = description.fetch().ok()?;
-            let is_tcp = kernel::int_option(fd.as_fd(), libc::SO_PROTOCOL).is_ok_and(|it| it == libc::IPPROTO_TCP);
-            let own = endpoint(&kernel::name_of(fd.as_fd()).ok()?)?;
-            let other = endpoint(&kernel::peer_of(fd.as_fd())?)?;
-            is_tcp.then_some((own, other))
-        };
-        let ends = (0..tables.descriptions.len()).filter_map(|index| Some((key(index)?, index)));
+        let mut found = Vec::new();
+        let mut by_names = HashMap::new();
+        for (index, description) in tables.descriptions.iter().enumerate() {
+            if let Some((fd, own, other)) = connected(description) {
+                by_names.insert((own, other), index);
+                found.push((index, fd, (other, own)));
+            }
+        }
+        let ends = found.into_iter().map(|(index, fd, names)| {
+            let other = by_names.get(&names).copied().filter(|other| *other != index);
+            (index, (fd, other))
+        });
         Self(ends.collect())
     }
 
-    /// The other end of a connected socket.
-    pub(super) fn other(&self, fd: BorrowedFd<'_>) -> Option<usize> {
-        let own = endpoint(&kernel::name_of(fd).ok()?)?;
-        let other = endpoint(&kernel::peer_of(fd)?)?;
-        self.0.get(&(other, own)).copied()
+    /// An end of a connection and the other one, with its description.
+    pub(super) fn pair(&self, index: usize) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>, usize)> {
+        let (fd, other) = self.0.get(&index)?;
+        let other = (*other)?;
+        Some((fd.as_fd(), self.0.get(&other)?.0.as_fd(), other))
     }
+
+    /// For [`reset`].
+    pub(super) fn into_copies(self) -> Vec<OwnedFd> {
+        self.0.into_values().map(|(fd, _)| fd).collect()
+    }
+}
+
+/// A copy of a connected TCP socket, its own name and the other one.
+fn connected(description: &Description) -> Option<(OwnedFd, Endpoint, Endpoint)> {
+    description.inode_of(FileType::Socket)?;
+    let fd = description.fetch().ok()?;
+    let is_tcp = kernel::int_option(fd.as_fd(), libc::SO_PROTOCOL).is_ok_and(|it| it == libc::IPPROTO_TCP);
+    let own = endpoint(&kernel::name_of(fd.as_fd()).ok()?)?;
+    let other = endpoint(&kernel::peer_of(fd.as_fd())?)?;
+    is_tcp.then_some((fd, own, other))
 }
 
 /// What `TCP_INFO` says (`struct tcp_info`, `linux/tcp.h`).
@@ -169,12 +187,6 @@ pub(super) fn messages(bytes: &[u8]) -> Vec<SocketMessage> {
         from: Vec::new(),
     };
     Some(whole).filter(|whole| whole.length > 0).into_iter().collect()
-}
-
-/// Copies of the connected ends among a job's descriptors, for [`reset`].
-pub(super) fn ends(tables: &Tables, ends: &Ends) -> Result<Vec<OwnedFd>> {
-    let fetch = |index: &usize| tables.descriptions[*index].fetch();
-    ends.0.values().map(fetch).collect()
 }
 
 /// Lets connections end by a reset when they are closed for the last time: the job goes on elsewhere, under the same names.
